@@ -1,0 +1,170 @@
+//! What can go wrong in this room: a variant is an operation and its subject.
+//! The text never repeats its source; the chain is printed once, by the launcher.
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// An error of the runtime.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A system call failed while doing something.
+    #[error("could not {doing}")]
+    Io {
+        /// What was being done, as in "could not …".
+        doing: &'static str,
+        /// Why not; it names the path where there is one.
+        source: io::Error,
+    },
+    /// A bundle's definition is missing or wrong.
+    #[error("the bundle has no usable definition: {reason}")]
+    Definition {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A bundle's `config.json` cannot be read.
+    #[error("the bundle {path} cannot be read")]
+    Bundle {
+        /// The bundle's folder.
+        path: PathBuf,
+        /// Why.
+        source: oci_spec::OciSpecError,
+    },
+    /// A record is there but is no record.
+    #[error("the record {path} is corrupt")]
+    RecordCorrupt {
+        /// The record.
+        path: PathBuf,
+        /// Where it stops making sense.
+        source: serde_json::Error,
+    },
+    /// A record was written by a newer opsrun.
+    #[error("the record {path} is of version {found}; this opsrun reads up to {known}")]
+    RecordNewer {
+        /// The record.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest version known.
+        known: u32,
+    },
+    /// The service is up already.
+    #[error("{service} is already running {release}")]
+    AlreadyRunning {
+        /// The service.
+        service: String,
+        /// What it runs.
+        release: String,
+    },
+    /// The service is not up.
+    #[error("{service} is not running")]
+    NotRunning {
+        /// The service.
+        service: String,
+    },
+    /// Another opsrun command or supervisor holds the service.
+    #[error("{service} is busy: another opsrun command (process {holder}) is at work on it")]
+    Busy {
+        /// The service.
+        service: String,
+        /// The process that holds its lock; 0 when unknown.
+        holder: i32,
+    },
+    /// A port the service needs has a listener already.
+    #[error("port {port} is taken by {holder}")]
+    PortTaken {
+        /// The port.
+        port: u16,
+        /// Process that listens, as "name (process N)" or "a process outside this pid namespace".
+        holder: String,
+    },
+    /// The service was started and did not become healthy. Nothing of it runs any more.
+    #[error("{service} did not become healthy")]
+    StartFailed {
+        /// The service.
+        service: String,
+        /// Why.
+        source: Failure,
+        /// Its last lines of output.
+        output: Vec<String>,
+    },
+    /// The container could not be made or entered.
+    #[error("could not {doing}")]
+    Container {
+        /// What was being done: "create the container", "run … in the container".
+        doing: String,
+        /// Why not.
+        source: Failure,
+    },
+    /// The program could not be executed inside the container.
+    #[error("cannot execute {program} in the container")]
+    Execute {
+        /// The program.
+        program: String,
+        /// Whether it does not exist (exit status 127) rather than cannot be run (126).
+        missing: bool,
+        /// Why not.
+        source: Failure,
+    },
+    /// Another process gave an error instead of an answer.
+    #[error("the supervisor of {service} failed")]
+    Supervisor {
+        /// The service.
+        service: String,
+        /// What it said.
+        source: Failure,
+    },
+    /// The supervisor went away while it was being talked to.
+    #[error("the supervisor of {service} ended before it answered")]
+    SupervisorGone {
+        /// The service.
+        service: String,
+    },
+}
+
+/// An error that crossed a process boundary or was written down: its causes as a list, outermost first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Each cause as one sentence without a full stop; never empty.
+    pub causes: Vec<String>,
+}
+
+impl Failure {
+    /// A failure with one cause.
+    pub fn new(cause: impl Into<String>) -> Self {
+        Self { causes: vec![cause.into()] }
+    }
+
+    /// The chain of an error.
+    #[must_use]
+    pub fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut causes = Vec::new();
+        let mut next = Some(error);
+        while let Some(error) = next {
+            // OK to compare texts: a source that says what its outer error said adds nothing for a reader.
+            let text = error.to_string();
+            if causes.last() != Some(&text) {
+                causes.push(text);
+            }
+            next = error.source();
+        }
+        Self { causes }
+    }
+
+    /// The same failure as the cause of `outer`.
+    #[must_use]
+    pub fn within(mut self, outer: impl Into<String>) -> Self {
+        self.causes.insert(0, outer.into());
+        self
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.causes.join(": "))
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,97 @@
+//! Where one service keeps what must last, what is gone at a reboot, and its logs.
+//! It knows the layout only; nothing here reads or writes.
+
+use std::path::{Path, PathBuf};
+
+/// The folders of one service.
+///
+/// ```text
+/// state/                     /var/lib/opsrun/services/NAME
+///   record.json              the record: replaced whole
+///   generations/N/           an OCI bundle: config.json, conf/, lower/, upper/, work/, rootfs/
+/// run/                       /run/opsrun/NAME, gone at a reboot
+///   lock                     held by the supervisor
+///   control                  the supervisor's socket
+///   host/                    the container's resolv.conf and hosts, following the host's
+///   containers/              libcontainer's state
+/// log/                       /var/log/opsrun/NAME
+///   N.log                    stdout and stderr of generation N
+///   supervisor.log           the supervisor's own words
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceFolders {
+    /// What must last.
+    pub state: PathBuf,
+    /// What is gone at a reboot.
+    pub run: PathBuf,
+    /// Logs.
+    pub log: PathBuf,
+}
+
+impl ServiceFolders {
+    /// The record.
+    #[must_use]
+    pub fn record(&self) -> PathBuf {
+        self.state.join("record.json")
+    }
+
+    /// The folder that holds every generation.
+    #[must_use]
+    pub fn generations(&self) -> PathBuf {
+        self.state.join("generations")
+    }
+
+    /// The bundle of generation `number`.
+    #[must_use]
+    pub fn generation(&self, number: u32) -> PathBuf {
+        self.generations().join(number.to_string())
+    }
+
+    /// The file that the supervisor holds locked for as long as it lives.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.run.join("lock")
+    }
+
+    /// The supervisor's socket.
+    #[must_use]
+    pub fn control(&self) -> PathBuf {
+        self.run.join("control")
+    }
+
+    /// The container's copies of the host's `resolv.conf` and `hosts`.
+    #[must_use]
+    pub fn host_files(&self) -> PathBuf {
+        self.run.join("host")
+    }
+
+    /// libcontainer's own state.
+    #[must_use]
+    pub fn containers(&self) -> PathBuf {
+        self.run.join("containers")
+    }
+
+    /// The output of generation `number`.
+    #[must_use]
+    pub fn output(&self, number: u32) -> PathBuf {
+        self.log.join(format!("{number}.log"))
+    }
+
+    /// The supervisor's own log.
+    #[must_use]
+    pub fn supervisor_log(&self) -> PathBuf {
+        self.log.join("supervisor.log")
+    }
+
+    /// The service's name: the last part of [`ServiceFolders::state`].
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.state.file_name().and_then(|name| name.to_str()).unwrap_or("")
+    }
+}
+
+/// The folder of host files as the bundle's mounts name it.
+#[must_use]
+pub fn host_file(folder: &Path, name: &str) -> PathBuf {
+    folder.join(name)
+}

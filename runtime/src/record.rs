@@ -1,0 +1,152 @@
+//! The record of a service: the one truth about what runs, written by its supervisor, read by everyone.
+//! It knows nothing of how a container is made.
+//!
+//! It is replaced whole (written aside, synced, renamed, the folder synced), so a reader sees the old one or the new
+//! one, and a crash at any line leaves one of the two. A missing record is `None`; a record that cannot be read as
+//! one is [`Error::RecordCorrupt`]: the two are never confused.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Failure};
+use crate::folders::ServiceFolders;
+use crate::replace::replace_file;
+
+/// The version written; a higher one is refused when read.
+pub const VERSION: u32 = 1;
+
+/// What is known of a service. Times are milliseconds since 1970-01-01T00:00:00Z.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Format of this record, [`VERSION`].
+    pub version: u32,
+    /// The service's name.
+    pub service: String,
+    /// Release of the active generation.
+    pub release: String,
+    /// Name and tag of its image.
+    pub image: String,
+    /// Id of its image, `sha256:…`.
+    pub image_id: String,
+    /// Number of the active generation: its bundle is `generations/N`.
+    pub generation: u32,
+    /// Ports the active generation listens on.
+    pub ports: Vec<u16>,
+    /// Whether a person wants it up.
+    pub wanted: Wanted,
+    /// What it does now.
+    pub state: State,
+    /// What the probes say.
+    pub health: Health,
+    /// The container's process 1, while there is one.
+    pub process: Option<Process>,
+    /// When the running container was started.
+    pub started_at_ms: Option<u64>,
+    /// When [`Record::state`] was last changed.
+    pub changed_at_ms: u64,
+    /// Restarts of the active generation after it ended by itself.
+    pub restarts: u32,
+    /// How the last container of this generation ended.
+    pub last_exit: Option<Exit>,
+    /// The last thing that went wrong, as a chain of causes, outermost first.
+    pub last_failure: Option<Failure>,
+}
+
+/// What a person asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wanted {
+    /// `start`.
+    Up,
+    /// `stop`.
+    Down,
+}
+
+/// What a service does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Its container is being made, or runs and was not healthy yet.
+    Starting,
+    /// Its container runs and was healthy once.
+    Running,
+    /// It ended by itself and waits for its restart.
+    BackingOff,
+    /// It was asked to end.
+    Stopping,
+    /// It is down, as asked for, or because its policy says so.
+    Stopped,
+    /// It failed too often in a row and is left alone.
+    CrashLoop,
+}
+
+/// What the probes say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// No probe has succeeded yet, or nothing runs.
+    Unknown,
+    /// The last probe succeeded, or fewer failed in a row than it takes.
+    Healthy,
+    /// So many probes failed in a row.
+    Unhealthy,
+}
+
+/// A process, told apart from one that has got its number since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    /// Its number on the host.
+    pub pid: i32,
+    /// Field 22 of `/proc/PID/stat`: clock ticks from boot to its start (proc_pid_stat(5)).
+    pub start_ticks: u64,
+    /// `/proc/sys/kernel/random/boot_id`: the numbers above mean nothing in another boot.
+    pub boot_id: String,
+    /// Its cgroup, as a path below the cgroup v2 mount.
+    pub cgroup: String,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exit {
+    /// When.
+    pub at_ms: u64,
+    /// Status of its process 1 as a shell gives it: 128 + N when ended by signal N.
+    pub status: i32,
+}
+
+impl Record {
+    /// Reads the record of a service; `None` when it has none.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::RecordCorrupt`], [`Error::RecordNewer`].
+    pub fn read(folders: &ServiceFolders) -> Result<Option<Self>, Error> {
+        let path = folders.record();
+        let text = match fs_err::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::Io { doing: "read a service's record", source: error }),
+        };
+        #[derive(Deserialize)]
+        struct VersionOnly {
+            version: u32,
+        }
+        let corrupt = |error: serde_json::Error| Error::RecordCorrupt { path: path.clone(), source: error };
+        let found: VersionOnly = serde_json::from_slice(&text).map_err(corrupt)?;
+        if found.version > VERSION {
+            return Err(Error::RecordNewer { path, found: found.version, known: VERSION });
+        }
+        serde_json::from_slice(&text).map(Some).map_err(corrupt)
+    }
+
+    /// Replaces the record of a service on disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; the old record is then still there, whole.
+    pub fn write(&self, folders: &ServiceFolders) -> Result<(), Error> {
+        let text = serde_json::to_vec_pretty(self).expect("OK because a record has only string keys");
+        replace_file(&folders.record(), &text)
+            .map_err(|error| Error::Io { doing: "write a service's record", source: error })
+    }
+}
