@@ -1,0 +1,294 @@
+//! What can go wrong in this room: a variant is an operation and its subject.
+//! The text never repeats its source, and hints are the launcher's; a variant carries what a hint needs.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::digest::Digest;
+
+/// The result of what this room does.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the bundles room.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A system call failed while doing something.
+    #[error("could not {doing}")]
+    Io {
+        /// What was being done, as in "could not …".
+        doing: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The disk or the quota is full. Nothing half-made is left.
+    #[error("could not {doing}: the disk is full")]
+    DiskFull {
+        /// What was being done, as in "could not …".
+        doing: String,
+    },
+
+    // ---- references and digests
+    /// Not the name of an image.
+    #[error("{text:?} is not the name of an image: {reason}")]
+    InvalidReference {
+        /// As it was typed or found.
+        text: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Not a digest, or not one of the kind that is supported (sha256).
+    #[error("{text:?} is not a sha256 digest")]
+    InvalidDigest {
+        /// As it was found.
+        text: String,
+    },
+
+    // ---- archives
+    /// The file or folder to load is not there.
+    #[error("there is no {path}")]
+    NoSource {
+        /// What was asked for.
+        path: PathBuf,
+    },
+    /// The file or folder is no image.
+    #[error("{origin} is not an image: {reason}")]
+    NotAnImage {
+        /// Where it was read from: a path, or "standard input".
+        origin: String,
+        /// Why it is taken to be none.
+        reason: String,
+    },
+    /// The archive ends before it is complete.
+    #[error("{origin} is truncated: {reason}")]
+    Truncated {
+        /// Where it was read from.
+        origin: String,
+        /// What is cut off or missing.
+        reason: String,
+    },
+    /// The archive is damaged, or contradicts itself.
+    #[error("{origin} is damaged: {reason}")]
+    Damaged {
+        /// Where it was read from.
+        origin: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A JSON document in the archive cannot be understood.
+    #[error("{document} in {origin} cannot be understood")]
+    Document {
+        /// Where it was read from.
+        origin: String,
+        /// Which document: `manifest.json`, or a digest.
+        document: String,
+        /// Where it stops making sense.
+        source: serde_json::Error,
+    },
+    /// A blob that the image needs is not in the archive.
+    #[error("{blob} is missing from {origin}")]
+    BlobMissing {
+        /// Where it was looked for.
+        origin: String,
+        /// Which blob, as in "layer 2 (sha256:…)".
+        blob: String,
+    },
+    /// A blob's length is not what its descriptor says.
+    #[error("{blob} has {found} bytes, its descriptor says {expected}")]
+    WrongSize {
+        /// Which blob.
+        blob: String,
+        /// Bytes by its descriptor.
+        expected: u64,
+        /// Bytes found.
+        found: u64,
+    },
+    /// A blob's content does not have the digest it is stored under.
+    #[error("{blob} is corrupt: its digest is {found} instead of {expected}")]
+    WrongDigest {
+        /// Which blob.
+        blob: String,
+        /// The digest by which it is known.
+        expected: Digest,
+        /// The digest of what was read.
+        found: Digest,
+    },
+    /// A layer's uncompressed content is not the one that the image's configuration names.
+    #[error("{layer} is not the one that the image was made with: its diff id is {found} instead of {expected}")]
+    WrongDiffId {
+        /// Which layer.
+        layer: String,
+        /// By the image's configuration.
+        expected: Digest,
+        /// Of what was read.
+        found: Digest,
+    },
+    /// A layer cannot be decompressed.
+    #[error("{layer} cannot be decompressed ({compression})")]
+    Decompress {
+        /// Which layer.
+        layer: String,
+        /// gzip or zstd.
+        compression: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A media type that cannot be honoured, such as an encrypted layer's or an artifact's.
+    #[error("{blob} is of the unsupported media type {media_type}")]
+    UnsupportedMediaType {
+        /// Which blob.
+        blob: String,
+        /// Its media type.
+        media_type: String,
+    },
+    /// A layer's first bytes contradict its media type.
+    #[error("{layer} should be {expected} by its media type, but is {found}")]
+    WrongCompression {
+        /// Which layer.
+        layer: String,
+        /// By its media type.
+        expected: &'static str,
+        /// By its first bytes.
+        found: &'static str,
+    },
+    /// No image in the archive is for the wanted platform.
+    #[error("{origin} has no image for {wanted}, only for {}", .have.join(", "))]
+    OtherPlatform {
+        /// Where it was read from.
+        origin: String,
+        /// The platform wanted, as in `linux/amd64`.
+        wanted: String,
+        /// The platforms that there are.
+        have: Vec<String>,
+    },
+    /// An image has no name, and none was given.
+    #[error("the image in {origin} has no name")]
+    Unnamed {
+        /// Where it was read from.
+        origin: String,
+        /// The bare tag that it carries, if it carries one.
+        tag: Option<String>,
+        /// How many images the archive has; a name can only be given to a single one.
+        images: usize,
+    },
+    /// A name was given for an archive of several images.
+    #[error("{origin} holds {images} images; one name cannot be given to all of them")]
+    NameForSeveral {
+        /// Where it was read from.
+        origin: String,
+        /// How many there are.
+        images: usize,
+    },
+
+    // ---- layers
+    /// An entry of a layer is malformed or cannot be honoured.
+    #[error("the entry {entry:?} of {layer} cannot be unpacked: {reason}")]
+    Entry {
+        /// Which layer.
+        layer: String,
+        /// The entry's name, as far as it could be read.
+        entry: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file system refused what an entry of a layer asks for.
+    #[error("the entry {entry:?} of {layer} cannot be unpacked: could not {doing}")]
+    EntryRefused {
+        /// Which layer.
+        layer: String,
+        /// The entry's name.
+        entry: String,
+        /// What was being done.
+        doing: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+
+    // ---- the store
+    /// The store was made by a newer opsrun.
+    #[error("the store {path} is of version {found}; this opsrun reads up to {known}")]
+    StoreNewer {
+        /// The store's folder.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest version known.
+        known: u32,
+    },
+    /// Something in the store is there but makes no sense.
+    #[error("{path} in the store is corrupt: {reason}")]
+    StoreCorrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Something that must be in the store is gone.
+    #[error("{path} is missing from the store")]
+    StoreMissing {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// No image in the store is called so.
+    #[error("there is no image {wanted}")]
+    NoImage {
+        /// What was asked for.
+        wanted: String,
+        /// The releases that there are of that name, sorted; empty if the name is unknown.
+        have: Vec<String>,
+    },
+    /// A name without a release, or the beginning of an id, fits several images.
+    #[error("{wanted} can mean {}", .have.join(" or "))]
+    AmbiguousImage {
+        /// What was asked for.
+        wanted: String,
+        /// What it can mean, sorted.
+        have: Vec<String>,
+    },
+    /// The image cannot be removed because somebody uses it.
+    #[error("{image} is in use by {by}")]
+    ImageInUse {
+        /// The image, as asked for.
+        image: String,
+        /// Who uses it, as the caller said.
+        by: String,
+    },
+
+    // ---- bundles
+    /// The image has no such user or group.
+    #[error("{image} has no {kind} {name}")]
+    NoUser {
+        /// The image.
+        image: String,
+        /// "user" or "group".
+        kind: &'static str,
+        /// The name looked for.
+        name: String,
+    },
+    /// The program to run is not in the image.
+    #[error("{image} has no program {program}")]
+    NoEntrypoint {
+        /// The image.
+        image: String,
+        /// The program as given.
+        program: String,
+    },
+    /// Neither the image nor the caller says what to run.
+    #[error("{image} does not say what to run, and no command was given")]
+    NothingToRun {
+        /// The image.
+        image: String,
+    },
+}
+
+impl Error {
+    /// An I/O error while doing something (as in "could not …"); a full disk or quota becomes
+    /// [`Error::DiskFull`], because the way out of that is another one.
+    pub fn io(doing: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        let (doing, source) = (doing.into(), source.into());
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { doing },
+            _ => Self::Io { doing, source },
+        }
+    }
+}
