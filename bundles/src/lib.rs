@@ -2,5 +2,7 @@
 
 pub mod digest;
 pub mod error;
+pub mod reference;
+mod tape;
 
 pub use error::{Error, Result};
