@@ -2,6 +2,7 @@
 //! It does not know what the calls are for; each function does one call and nothing else.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
 
@@ -25,6 +26,76 @@ pub fn seccomp_load(program: &[libc::sock_filter], flags: u32) -> io::Result<()>
         1.. => Err(io::Error::from_raw_os_error(libc::ESRCH)),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// `BPF_PROG_TYPE_CGROUP_DEVICE` (include/uapi/linux/bpf.h).
+const PROGRAM_TYPE_CGROUP_DEVICE: u32 = 15;
+/// `BPF_CGROUP_DEVICE`.
+const ATTACH_TYPE_CGROUP_DEVICE: u32 = 6;
+/// `BPF_F_ALLOW_MULTI`: beside a program that systemd attached for a unit's `DevicePolicy=`.
+const ATTACH_BESIDE_OTHERS: u32 = 2;
+
+/// The part of `union bpf_attr` for `BPF_PROG_LOAD`; the kernel takes what is left out as zero.
+#[repr(C)]
+struct ProgramLoad {
+    program_type: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+}
+
+/// The part of `union bpf_attr` for `BPF_PROG_ATTACH`.
+#[repr(C)]
+struct ProgramAttach {
+    target: u32,
+    program: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Gives the kernel a program that judges access to devices (bpf(2), `BPF_PROG_LOAD`).
+///
+/// # Errors
+/// `EPERM` without the right to, `EINVAL` or `EACCES` when the verifier refuses it, `ENOSYS` without bpf(2).
+pub fn bpf_load_cgroup_device(instructions: &[u64]) -> io::Result<OwnedFd> {
+    const BPF_PROG_LOAD: libc::c_int = 5;
+    let count = u32::try_from(instructions.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let attributes = ProgramLoad {
+        program_type: PROGRAM_TYPE_CGROUP_DEVICE,
+        instruction_count: count,
+        instructions: instructions.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+    };
+    // SAFETY: the structure, and the instructions and the text it points at, outlive the call, which only reads them.
+    let answer = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, std::ptr::from_ref(&attributes), size_of::<ProgramLoad>())
+    };
+    let descriptor = match RawFd::try_from(answer) {
+        Ok(descriptor) if descriptor >= 0 => descriptor,
+        _ => return Err(io::Error::last_os_error()),
+    };
+    // SAFETY: the kernel has just made this descriptor, close-on-exec, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Attaches such a program to a cgroup v2 folder, beside what is there (bpf(2), `BPF_PROG_ATTACH`). It stays until the
+/// cgroup is removed.
+///
+/// # Errors
+/// `EBADF` when the folder is no cgroup v2, `EPERM` when a parent's program allows no other beside it.
+pub fn bpf_attach_cgroup_device(program: &OwnedFd, cgroup: BorrowedFd<'_>) -> io::Result<()> {
+    const BPF_PROG_ATTACH: libc::c_int = 8;
+    let attributes = ProgramAttach {
+        target: cgroup.as_raw_fd().cast_unsigned(),
+        program: program.as_raw_fd().cast_unsigned(),
+        attach_type: ATTACH_TYPE_CGROUP_DEVICE,
+        flags: ATTACH_BESIDE_OTHERS,
+    };
+    // SAFETY: the structure outlives the call, which only reads it.
+    let answer = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, std::ptr::from_ref(&attributes), size_of::<ProgramAttach>())
+    };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Makes a copy of this process (fork(2)): the child's number in the parent, `None` in the child.
