@@ -44,6 +44,13 @@ pub enum Error {
         text: String,
     },
 
+    /// Not a platform.
+    #[error("{text:?} is not a platform; one is written like linux/amd64")]
+    InvalidPlatform {
+        /// As it was typed.
+        text: String,
+    },
+
     // ---- archives
     /// The file or folder to load is not there.
     #[error("there is no {path}")]
@@ -198,8 +205,8 @@ pub enum Error {
         layer: String,
         /// The entry's name.
         entry: String,
-        /// What was being done.
-        doing: &'static str,
+        /// What was being done, as in "could not …".
+        doing: String,
         /// What the kernel said.
         source: io::Error,
     },
@@ -278,6 +285,159 @@ pub enum Error {
     NothingToRun {
         /// The image.
         image: String,
+    },
+    /// A number that can be no user or group id.
+    #[error("{id} is no user or group id: those are 0 to {id_max}")]
+    IdOutOfRange {
+        /// As it was typed, or as the image says.
+        id: String,
+        /// The highest one.
+        id_max: u32,
+    },
+    /// The program to run is there, but the user may not execute it, or it is no regular file.
+    #[error("{program} in {image} cannot be executed by user id {uid}", program = .program.display())]
+    NotExecutable {
+        /// The image.
+        image: String,
+        /// The program's path in the container.
+        program: PathBuf,
+        /// Who was to execute it.
+        uid: u32,
+    },
+    /// The program to run is a script, and what is to interpret it is not there.
+    #[error("{image} lacks {interpreter}, which {program} is to be run by", program = .program.display())]
+    NoInterpreter {
+        /// The image.
+        image: String,
+        /// The script's path in the container.
+        program: PathBuf,
+        /// What its first line names.
+        interpreter: String,
+    },
+    /// The working folder is something else.
+    #[error("the working folder {path} of {image} {reason}", path = .path.display())]
+    WorkingDirectory {
+        /// The image.
+        image: String,
+        /// The folder's path in the container.
+        path: PathBuf,
+        /// What is wrong, as in "is not a folder".
+        reason: String,
+    },
+    /// A NUL byte, which would cut a text short, in what is to be run.
+    #[error("{what} of {image} holds a NUL byte")]
+    NulByte {
+        /// The image.
+        image: String,
+        /// Which text, as in "an argument".
+        what: &'static str,
+    },
+    /// A mount that cannot be.
+    #[error("{source_path} cannot be mounted on {destination}: {reason}",
+        source_path = .source_path.display(), destination = .destination.display())]
+    Mount {
+        /// On the host.
+        source_path: PathBuf,
+        /// In the container.
+        destination: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// What is to be mounted is not there.
+    #[error("there is no {path} to mount on {destination}", path = .path.display(), destination = .destination.display())]
+    NoMountSource {
+        /// On the host.
+        path: PathBuf,
+        /// In the container.
+        destination: PathBuf,
+    },
+    /// Not the name of a capability.
+    #[error("{name} is not the name of a capability")]
+    UnknownCapability {
+        /// As it was typed.
+        name: String,
+    },
+    /// A seccomp profile cannot be understood.
+    #[error("the seccomp profile {path} cannot be used: {at}{reason}", path = .path.display(),
+        at = if .key.is_empty() { String::new() } else { format!("{}: ", .key) })]
+    SeccompProfile {
+        /// The file.
+        path: PathBuf,
+        /// The key that is wrong, as in `syscalls[3].args[0].op`; empty for the whole.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No seccomp rules are known for this machine.
+    #[error("no seccomp rules are known for {machine}")]
+    UnknownMachine {
+        /// Rust's name of it.
+        machine: &'static str,
+    },
+    /// There is a bundle in this folder already.
+    #[error("there is a bundle in {folder} already", folder = .folder.display())]
+    BundleExists {
+        /// The folder.
+        folder: PathBuf,
+    },
+
+    // ---- what is in an image
+    /// The kernel has no overlay file system.
+    #[error("this kernel has no overlay file system")]
+    NoOverlay,
+    /// There is no such folder in the image.
+    #[error("{image} has no folder {path}", path = .path.display())]
+    NotInImage {
+        /// The image.
+        image: String,
+        /// The path in the image.
+        path: PathBuf,
+    },
+    /// A file that must be read is a pipe, a device or a folder.
+    #[error("{path} in {image} is not a regular file", path = .path.display())]
+    NotAFile {
+        /// The image.
+        image: String,
+        /// The path in the image.
+        path: PathBuf,
+    },
+    /// A file that must be read is longer than any honest one.
+    #[error("{path} in {image} has more than {bytes_max} bytes", path = .path.display())]
+    FileTooLong {
+        /// The image.
+        image: String,
+        /// The path in the image.
+        path: PathBuf,
+        /// The limit.
+        bytes_max: u64,
+    },
+
+    // ---- copies of folders
+    /// There is something where a copy should go.
+    #[error("{path} is there already and is not an empty folder", path = .path.display())]
+    NotEmpty {
+        /// Where the copy should go.
+        path: PathBuf,
+    },
+    /// Another process is just making a copy at this place.
+    #[error("another copy to {folder} is under way", folder = .folder.display())]
+    CopyUnderWay {
+        /// Where the copies go.
+        folder: PathBuf,
+    },
+    /// A device in a folder that is to be copied.
+    #[error("{path} is a device, which is not copied", path = .path.display())]
+    DeviceInFolder {
+        /// The device.
+        path: PathBuf,
+    },
+    /// Folders in folders beyond any sense.
+    #[error("{path} has folders more than {depth_max} deep", path = .path.display())]
+    TooDeep {
+        /// The folder that was to be copied.
+        path: PathBuf,
+        /// The limit.
+        depth_max: usize,
     },
 }
 
