@@ -165,6 +165,19 @@ pub fn send_signal(pid: nix::unistd::Pid, signal: i32) -> io::Result<()> {
     }
 }
 
+/// Sends a signal to one thread of a process (tgkill(2)).
+///
+/// # Errors
+/// `ESRCH` when there is no such thread.
+#[cfg(test)]
+pub fn send_signal_to_thread(pid: i32, thread: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: it touches no memory of this process.
+    match unsafe { libc::syscall(libc::SYS_tgkill, pid, thread, signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Has this process sent SIGKILL when its parent ends (prctl(2), `PR_SET_PDEATHSIG`).
 pub fn die_with_parent() {
     // SAFETY: it sets a number in the process's kernel state.
