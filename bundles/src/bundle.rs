@@ -330,5 +330,3 @@ fn failed(folder: &Path, error: std::io::Error) -> Error {
     Error::io(format!("write the bundle {}", folder.display()), error)
 }
 
-#[cfg(test)]
-mod tests;
