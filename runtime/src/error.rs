@@ -32,6 +32,18 @@ pub enum Error {
         /// Why.
         source: oci_spec::OciSpecError,
     },
+    /// The kernel has no overlayfs.
+    #[error("this kernel has no overlayfs")]
+    NoOverlay,
+    /// A seccomp profile cannot be enforced.
+    #[error("the seccomp profile cannot be enforced: {reason}")]
+    Seccomp {
+        /// What stands in the way.
+        reason: String,
+    },
+    /// A terminal was asked for where there is none.
+    #[error("standard input is not a terminal")]
+    NoTerminal,
     /// A record is there but is no record.
     #[error("the record {path} is corrupt")]
     RecordCorrupt {

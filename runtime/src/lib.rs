@@ -1,10 +1,48 @@
-//! Bundle in, living service out.
-#![allow(missing_docs)]
+//! Bundle in, living service out: this room makes containers, keeps them up, proves them healthy and stops them.
+//! It knows neither images, archives and registries nor what a person types.
+//!
+//! ```text
+//!   a command                    the supervisor of a service            the throw-away process
+//!   client ───── control ──────▶ supervisor ───── channel ────────────▶ create ─ libcontainer
+//!   status ◀──── record ──────── │ lifecycle   (what follows from what) │  confine, init, seccomp, devices
+//!   log    ◀──── log files ───── │ health      (probes)                 ▼
+//!   exec, foreground ─ attend    │ host_files  (resolv.conf, hosts)     the container: a child of who asked
+//!            └──── channel ──────┼──────────────────────────────────▶
+//! ```
+//!
+//! What passes between this room and the one that makes bundles is the path of an OCI bundle. Opsrun's own facts about
+//! it travel in `config.json` as the annotation [`definition::ANNOTATION`], and in the bundle's folder: where there
+//! is a `lower/`, the root file system is an overlay of the layers it points at.
 
+pub mod attend;
+mod cgroup;
+mod channel;
+pub mod client;
+mod confine;
+mod container;
+mod control;
+pub mod create;
 pub mod definition;
+mod devices;
+mod enter;
 pub mod error;
+pub mod exec;
 pub mod folders;
+pub mod foreground;
+mod health;
+mod host_files;
+mod init;
+mod lifecycle;
+mod lock;
+pub mod log;
+mod os;
+mod port;
 pub mod record;
 mod replace;
+mod seccomp;
+pub mod status;
+pub mod supervisor;
+mod terminal;
+mod trace;
 
 pub use error::{Error, Failure};

@@ -59,7 +59,8 @@ struct ProgramAttach {
 /// `EPERM` without the right to, `EINVAL` or `EACCES` when the verifier refuses it, `ENOSYS` without bpf(2).
 pub fn bpf_load_cgroup_device(instructions: &[u64]) -> io::Result<OwnedFd> {
     const BPF_PROG_LOAD: libc::c_int = 5;
-    let count = u32::try_from(instructions.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let count =
+        u32::try_from(instructions.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let attributes = ProgramLoad {
         program_type: PROGRAM_TYPE_CGROUP_DEVICE,
         instruction_count: count,
@@ -93,7 +94,12 @@ pub fn bpf_attach_cgroup_device(program: &OwnedFd, cgroup: BorrowedFd<'_>) -> io
     };
     // SAFETY: the structure outlives the call, which only reads it.
     let answer = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, std::ptr::from_ref(&attributes), size_of::<ProgramAttach>())
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_ATTACH,
+            std::ptr::from_ref(&attributes),
+            size_of::<ProgramAttach>(),
+        )
     };
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,0 +1,100 @@
+//! Stays with a process in a container until it ends: its output is this process's, signals are passed on to it, and a
+//! terminal is kept in step. It knows neither services nor what the process is for.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags};
+
+use crate::channel::Request;
+use crate::container::{Made, Making};
+use crate::error::Error;
+use crate::{os, terminal};
+
+/// The signals that a person or a script sends to this process and means for the command.
+const PASSED_ON: [Signal; 6] =
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// What the command's standard input is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attachment {
+    /// Its input is this process's; nothing otherwise.
+    pub interactive: bool,
+    /// It gets a terminal, which is this process's own.
+    pub terminal: bool,
+}
+
+/// Makes the process and stays until it ends; its exit status as a shell gives it.
+///
+/// # Errors
+/// [`Error::Container`], [`Error::Execute`].
+pub(crate) fn attend(request: &Request, attachment: Attachment) -> Result<i32, Error> {
+    let failed = |error| Error::Io { doing: "attend to the command", source: error };
+    if attachment.terminal && !rustix::termios::isatty(rustix::stdio::stdin()) {
+        return Err(Error::NoTerminal);
+    }
+    // Blocked before the process exists, so that none is lost in between.
+    let signals = receive_signals().map_err(failed)?;
+    let null = std::fs::File::open("/dev/null").map_err(failed)?;
+    let stdin = if attachment.interactive { rustix::stdio::stdin() } else { null.as_fd() };
+    let mut making = Making::begin(request, [stdin, rustix::stdio::stdout(), rustix::stdio::stderr()])?;
+    let (pid, master) = match making.next() {
+        Some(Made::Created { pid, terminal }) => (pid, terminal),
+        Some(Made::Failed(error)) => return Err(error),
+        Some(Made::Executed) | None => return Err(Error::NoTerminal),
+    };
+    let ended = rustix::process::pidfd_open(
+        rustix::process::Pid::from_raw(pid.as_raw()).expect("OK because a process has a number"),
+        rustix::process::PidfdFlags::empty(),
+    )
+    .map_err(|error| failed(error.into()))?;
+    if matches!(request, Request::Create { .. }) {
+        making.go()?;
+    }
+    match master {
+        Some(master) => {
+            terminal::attach(master, attachment.interactive, ended.as_fd()).map_err(failed)?;
+        }
+        None => pass_signals_on(&signals, pid, ended.as_fd()),
+    }
+    let status = waitpid(pid, None).map_err(|error| failed(error.into()))?;
+    let _ = waitpid(making.helper, None);
+    while let Some(made) = making.next() {
+        if let Made::Failed(error) = made {
+            return Err(error);
+        }
+    }
+    Ok(match status {
+        WaitStatus::Exited(_, code) => code,
+        WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
+        _ => 125,
+    })
+}
+
+fn receive_signals() -> std::io::Result<SignalFd> {
+    let mut wanted = SigSet::empty();
+    for signal in PASSED_ON {
+        wanted.add(signal);
+    }
+    wanted.thread_block()?;
+    Ok(SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+/// Until the process has ended.
+fn pass_signals_on(signals: &SignalFd, pid: Pid, ended: BorrowedFd<'_>) {
+    loop {
+        let mut fds = [PollFd::new(signals, PollFlags::IN), PollFd::from_borrowed_fd(ended, PollFlags::IN)];
+        let _ = rustix::event::poll(&mut fds, None);
+        let over = !fds[1].revents().is_empty();
+        while let Ok(Some(signal)) = signals.read_signal() {
+            // OK to ignore: it has ended, which is seen next.
+            let _ = os::send_signal(pid, i32::try_from(signal.ssi_signo).unwrap_or(0));
+        }
+        if over {
+            return;
+        }
+    }
+}

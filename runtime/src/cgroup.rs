@@ -1,0 +1,168 @@
+//! A container's cgroup: made before a process enters it, emptied and removed after.
+//! It knows no container; a cgroup is a path below the cgroup v2 hierarchy.
+//!
+//! On a host with hybrid or v1 cgroups the v2 hierarchy exists as well, without controllers: it still tells which
+//! processes belong to a container and kills them all at once (cgroups(7), `cgroup.kill`: Linux 5.14).
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, statfs, unlinkat};
+use rustix::io::Errno;
+
+/// Where cgroups are mounted.
+pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
+/// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
+const CGROUP2_MAGIC: u32 = 0x6367_7270;
+/// How long processes that were sent SIGKILL may take to be gone.
+const KILL_WAIT: Duration = Duration::from_secs(10);
+
+/// Whether `folder` is the root of a cgroup v2 mount.
+pub(crate) fn is_v2(folder: &Path) -> bool {
+    statfs(folder).is_ok_and(|found| u32::try_from(found.f_type) == Ok(CGROUP2_MAGIC))
+}
+
+/// The host's cgroup v2 hierarchy, with or without controllers.
+#[derive(Debug)]
+pub(crate) struct Hierarchy {
+    root: OwnedFd,
+}
+
+/// One cgroup of it.
+#[derive(Debug)]
+pub(crate) struct Cgroup<'a> {
+    hierarchy: &'a Hierarchy,
+    path: PathBuf,
+}
+
+impl Hierarchy {
+    /// Opens it where the host has it mounted; mounts it for this process alone where the host has not.
+    pub(crate) fn open() -> io::Result<Self> {
+        for folder in [MOUNT, "/sys/fs/cgroup/unified"] {
+            if is_v2(Path::new(folder)) {
+                let root =
+                    openat(CWD, folder, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+                return Ok(Self { root });
+            }
+        }
+        use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+        let kind = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(kind.as_fd())?;
+        let root = fsmount(kind.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        Ok(Self { root })
+    }
+
+    /// The cgroup at `path`, made or not; a leading `/` means the root of the hierarchy.
+    pub(crate) fn at(&self, path: &Path) -> Cgroup<'_> {
+        Cgroup { hierarchy: self, path: path.strip_prefix("/").unwrap_or(path).to_owned() }
+    }
+}
+
+impl Cgroup<'_> {
+    /// Makes the cgroup and those above it, where missing, and opens it.
+    pub(crate) fn make(&self) -> io::Result<OwnedFd> {
+        let mut folder = PathBuf::new();
+        for part in &self.path {
+            folder.push(part);
+            match mkdirat(&self.hierarchy.root, &folder, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.open("")
+    }
+
+    /// Kills every process in it, and in cgroups below it, and removes it. One that is not there is fine.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        let Ok(folder) = self.open("") else { return Ok(()) };
+        let deadline = Instant::now() + KILL_WAIT;
+        loop {
+            if !self.populated()? {
+                break;
+            }
+            self.kill()?;
+            if Instant::now() > deadline {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("processes in the cgroup /{} do not end", self.path.display()),
+                ));
+            }
+            // The kernel raises POLLPRI on cgroup.events when "populated" changes; the short limit covers the
+            // change that came between the look above and this wait.
+            let events = self.open("cgroup.events")?;
+            let mut wait = [rustix::event::PollFd::new(&events, rustix::event::PollFlags::PRI)];
+            let limit = rustix::time::Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+            let _ = rustix::event::poll(&mut wait, Some(&limit));
+        }
+        drop(folder);
+        self.remove_below(&self.path)?;
+        // A parent that other services still use is not empty, and stays.
+        let mut parent = self.path.clone();
+        while parent.pop() && !parent.as_os_str().is_empty() {
+            if unlinkat(&self.hierarchy.root, &parent, AtFlags::REMOVEDIR).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether any process is in it or below it; false when it does not exist.
+    pub(crate) fn populated(&self) -> io::Result<bool> {
+        let file = match self.open("cgroup.events") {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let text = io::read_to_string(std::fs::File::from(file))?;
+        Ok(text.lines().any(|line| line == "populated 1"))
+    }
+
+    /// Sends SIGKILL to every process in it and below it.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        let path = self.path.join("cgroup.kill");
+        match openat(&self.hierarchy.root, &path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(file) => {
+                rustix::io::write(&file, b"1")?;
+                Ok(())
+            }
+            // Linux before 5.14 has no cgroup.kill: end them one by one; the caller looks again.
+            Err(Errno::NOENT) => {
+                let Ok(file) = self.open("cgroup.procs") else { return Ok(()) };
+                for line in io::read_to_string(std::fs::File::from(file))?.lines() {
+                    if let Some(pid) = line.parse().ok().and_then(rustix::process::Pid::from_raw) {
+                        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                    }
+                }
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn remove_below(&self, path: &Path) -> io::Result<()> {
+        let folder = openat(
+            &self.hierarchy.root,
+            path,
+            OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        for entry in rustix::fs::Dir::read_from(&folder)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type() == rustix::fs::FileType::Directory && name != "." && name != ".." {
+                self.remove_below(&path.join(name))?;
+            }
+        }
+        match unlinkat(&self.hierarchy.root, path, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn open(&self, file: &str) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(openat(&self.hierarchy.root, self.path.join(file), flags, Mode::empty())?)
+    }
+}

@@ -1,0 +1,217 @@
+//! The asking side of a container: starts the throw-away process, tells it what to make, and turns its reports into
+//! events. It does not wait: who asks has one loop for everything.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use oci_spec::runtime::Spec;
+
+use crate::channel::{Channel, Go, Report, Request};
+use crate::confine::is_missing;
+use crate::create::{CONTAINERS, ENGINE};
+use crate::error::{Error, Failure};
+use crate::record::Process;
+
+/// The program that is running: the throw-away process is the same one, even when the file was replaced since.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// A container, or a process in one, that is being made.
+#[derive(Debug)]
+pub(crate) struct Making {
+    channel: Channel,
+    /// The throw-away process, a child of this one.
+    pub(crate) helper: Pid,
+    causes: Vec<String>,
+    created: bool,
+    went: bool,
+    ended: bool,
+}
+
+/// How far it is.
+#[derive(Debug)]
+pub(crate) enum Made {
+    /// It exists and waits for [`Making::go`]; for a process that enters a container it runs already.
+    Created {
+        /// Its number on the host: a child of this process.
+        pid: Pid,
+        /// Its terminal, when it was asked to have one.
+        terminal: Option<OwnedFd>,
+    },
+    /// Its program was executed.
+    Executed,
+    /// It could not be made, or its program not be executed. What exists of it ends by itself.
+    Failed(Error),
+}
+
+impl Making {
+    /// Starts the throw-away process and hands it the request with the container's stdin, stdout and stderr.
+    pub(crate) fn begin(request: &Request, stdio: [BorrowedFd<'_>; 3]) -> Result<Self, Error> {
+        let failed = |error| Error::Io { doing: "start the process that makes the container", source: error };
+        let (Request::Create { run, .. } | Request::Enter { run, .. }) = request;
+        for folder in [CONTAINERS, ENGINE] {
+            fs_err::create_dir_all(run.join(folder)).map_err(failed)?;
+        }
+        let (channel, far) = Channel::pair().map_err(failed)?;
+        let helper = Command::new(THIS_PROGRAM)
+            .arg("create")
+            // The environment of the caller of libcontainer must be UTF-8, and none of it is wanted.
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(far))
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(failed)?;
+        let helper = Pid::from_raw(i32::try_from(helper.id()).expect("OK because a pid fits (pid_max)"));
+        let making = Self { channel, helper, causes: Vec::new(), created: false, went: false, ended: false };
+        making.channel.send(request, &stdio).map_err(failed)?;
+        Ok(making)
+    }
+
+    /// Lets the created container execute its program.
+    pub(crate) fn go(&mut self) -> Result<(), Error> {
+        self.went = true;
+        self.channel
+            .send(&Go, &[])
+            .map_err(|error| Error::Io { doing: "let the container start", source: error })
+    }
+
+    /// Whether it was let go: until then there is no next event after [`Made::Created`].
+    pub(crate) fn went(&self) -> bool {
+        self.went
+    }
+
+    /// The next event, when the descriptor is readable; waits for it otherwise. `None` after the last one.
+    pub(crate) fn next(&mut self) -> Option<Made> {
+        while !self.ended {
+            match self.channel.receive::<Report>() {
+                Ok(Some((Report::Cause(cause), _))) => self.causes.push(cause),
+                Ok(Some((Report::Created { pid }, mut descriptors))) => {
+                    self.created = true;
+                    return Some(Made::Created { pid: Pid::from_raw(pid), terminal: descriptors.pop() });
+                }
+                Ok(Some((Report::CannotExecute { program, errno }, _))) => {
+                    self.ended = true;
+                    return Some(Made::Failed(cannot_execute(program, Errno::from_raw(errno))));
+                }
+                Ok(Some((Report::Failed(failure), _))) => {
+                    self.ended = true;
+                    return Some(Made::Failed(self.failed(failure)));
+                }
+                Ok(None) if self.created => {
+                    self.ended = true;
+                    return Some(Made::Executed);
+                }
+                Ok(None) => {
+                    self.ended = true;
+                    let gone = Failure::new("the process that makes it ended without a word");
+                    return Some(Made::Failed(self.failed(gone)));
+                }
+                Err(error) => {
+                    self.ended = true;
+                    return Some(Made::Failed(Error::Io {
+                        doing: "understand the process that makes the container",
+                        source: error,
+                    }));
+                }
+            }
+        }
+        None
+    }
+
+    /// What libcontainer logged first is the innermost cause; what it returns repeats each level's text in the next one
+    /// and lacks that cause, so it counts only where nothing was logged.
+    fn failed(&mut self, mut failure: Failure) -> Error {
+        let doing = failure.causes.remove(0);
+        let doing = doing.strip_prefix("could not ").unwrap_or(&doing).to_owned();
+        if let Some(innermost) = self.causes.first() {
+            failure = Failure::new(innermost.clone());
+        }
+        if failure.causes.is_empty() {
+            failure = Failure::new("no reason was given");
+        }
+        Error::Container { doing, source: failure }
+    }
+}
+
+impl AsFd for Making {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+fn cannot_execute(program: String, errno: Errno) -> Error {
+    Error::Execute { program, missing: is_missing(errno), source: Failure::new(errno.desc()) }
+}
+
+/// The container's id: the last part of its cgroup's path.
+pub(crate) fn id_of(spec: &Spec) -> String {
+    cgroup_of(spec)
+        .file_name()
+        .map_or_else(|| "container".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The container's cgroup, below the cgroup v2 hierarchy.
+pub(crate) fn cgroup_of(spec: &Spec) -> &Path {
+    spec.linux()
+        .as_ref()
+        .and_then(|linux| linux.cgroups_path().as_deref())
+        .unwrap_or(Path::new("/opsrun/container"))
+}
+
+/// Reads the bundle's configuration.
+pub(crate) fn read_spec(bundle: &Path) -> Result<Spec, Error> {
+    Spec::load(bundle.join("config.json"))
+        .map_err(|error| Error::Bundle { path: bundle.to_owned(), source: error })
+}
+
+/// Kills what is left of a container and removes its cgroup and libcontainer's state. Nothing left is fine.
+pub(crate) fn clear(run: &Path, id: &str, cgroup: &Path) -> Result<(), Error> {
+    let hierarchy = crate::cgroup::Hierarchy::open()
+        .map_err(|error| Error::Io { doing: "look at the host's cgroups", source: error })?;
+    hierarchy
+        .at(cgroup)
+        .clear()
+        .map_err(|error| Error::Io { doing: "remove the container's cgroup", source: error })?;
+    match fs_err::remove_dir_all(run.join(CONTAINERS).join(id)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Io { doing: "remove the container's state", source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Process {
+    /// What tells a running process apart from one that gets its number later.
+    pub(crate) fn of(pid: Pid, cgroup: &Path) -> io::Result<Self> {
+        Ok(Self {
+            pid: pid.as_raw(),
+            start_ticks: start_ticks(pid.as_raw())?,
+            boot_id: boot_id()?,
+            cgroup: cgroup.display().to_string(),
+        })
+    }
+
+    /// Whether this very process is still there, and no zombie.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        let same_boot = boot_id().is_ok_and(|id| id == self.boot_id);
+        same_boot && start_ticks(self.pid).is_ok_and(|ticks| ticks == self.start_ticks)
+    }
+}
+
+fn start_ticks(pid: i32) -> io::Result<u64> {
+    let stat = procfs::process::Process::new(pid).and_then(|process| process.stat());
+    let stat = stat.map_err(io::Error::other)?;
+    if stat.state == 'Z' || stat.state == 'X' {
+        return Err(io::Error::from(io::ErrorKind::NotFound));
+    }
+    Ok(stat.starttime)
+}
+
+fn boot_id() -> io::Result<String> {
+    Ok(fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}

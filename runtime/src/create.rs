@@ -1,0 +1,427 @@
+//! The throw-away process that makes one container, or enters one: the only place that names libcontainer.
+//! It knows nothing of services, supervisors or records; it is told what to do by one message and reports on it.
+//!
+//! It is a process of its own because libcontainer alters its caller (oom_score_adj, dumpable, working directory) and
+//! runs Rust after a raw clone, which is sound only with one thread. What it makes is its *sibling*: a child of
+//! the process that asked, which therefore gets the real exit status.
+//!
+//! ```text
+//! own mount namespace, private        nothing mounted here is ever seen on the host
+//!   cgroup2 over /sys/fs/cgroup       only on hybrid and v1 hosts
+//!   tmpfs on RUN/engine               the bundle as libcontainer gets it
+//!   overlay on BUNDLE/rootfs          when the bundle has a lower/ folder
+//! cgroup made, device rules attached  before any process enters it
+//! libcontainer: build                 the container's process 1 waits
+//! → Created, ← Go                     the asker opens its pidfd and writes its record in between
+//! libcontainer: start                 process 1 confines itself and executes the program (confine.rs, init.rs)
+//! ```
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use libcontainer::container::Container;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use oci_spec::runtime::{Capability, Process, Spec};
+
+use crate::cgroup;
+use crate::channel::{Channel, Go, Purpose, Report, Request};
+use crate::confine::Confinement;
+use crate::error::{Error, Failure};
+use crate::seccomp::Filter;
+use crate::{devices, trace};
+
+/// The folder of a run folder in which libcontainer keeps its state.
+pub(crate) const CONTAINERS: &str = "containers";
+/// The folder of a run folder over which this process mounts what libcontainer gets as its bundle.
+pub(crate) const ENGINE: &str = "engine";
+
+/// Runs the hidden command `create`: the channel is its standard input.
+///
+/// Returns the exit status. Errors have been reported over the channel by then.
+#[must_use]
+pub fn run() -> i32 {
+    let Ok(channel) = take_channel() else { return 125 };
+    let done = channel.receive::<Request>().and_then(|message| {
+        let (request, stdio) = message.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+        trace::report_errors_over(channel.duplicate()?);
+        Ok((request, stdio))
+    });
+    let outcome = match done {
+        Ok((Request::Create { bundle, run, init, purpose }, stdio)) => {
+            create(&channel, &bundle, &run, stdio, init, purpose)
+        }
+        Ok((Request::Enter { bundle, run, process }, stdio)) => {
+            enter(&channel, &bundle, &run, stdio, *process)
+        }
+        Err(error) => Err(Error::Io { doing: "read the request", source: error }),
+    };
+    match outcome {
+        Ok(()) => 0,
+        Err(error) => {
+            // OK to ignore: when the asker is gone, nobody is left to tell.
+            let _ = channel.send(&Report::Failed(Failure::of(&error)), &[]);
+            125
+        }
+    }
+}
+
+/// Moves the channel from standard input to a descriptor that the container never gets.
+fn take_channel() -> io::Result<Channel> {
+    let channel = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let null = File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(Channel::of(channel))
+}
+
+fn create(
+    channel: &Channel,
+    folder: &Path,
+    run: &Path,
+    stdio: Vec<OwnedFd>,
+    init: bool,
+    purpose: Purpose,
+) -> Result<(), Error> {
+    let bundle = Bundle::read(folder)?;
+    own_mounts(run)?;
+    bundle.mount_root(purpose)?;
+    bundle.make_cgroup()?;
+    if purpose == Purpose::Service {
+        bundle.give_stdio(&stdio)?;
+    }
+    let (engine, mut confinement) = bundle.for_engine(bundle.process()?.clone(), channel, init)?;
+    confinement.die_with_parent = purpose == Purpose::OneShot;
+    let console = write_engine_bundle(run, &engine, bundle.terminal())?;
+    let mut container = build(&bundle, run, stdio, &console, confinement)?;
+    let pid = container.pid().map_or(0, nix::unistd::Pid::as_raw);
+    report_created(channel, pid, console)?;
+    let go = channel
+        .receive::<Go>()
+        .map_err(|error| Error::Io { doing: "wait for the word to start", source: error })?;
+    if go.is_none() {
+        // The asker is gone or has thought better of it: nothing half-made stays behind.
+        let _ = container.delete(true);
+        return Ok(());
+    }
+    container.start().map_err(|error| container_error("start the container", &error))
+}
+
+fn build(
+    bundle: &Bundle,
+    run: &Path,
+    stdio: Vec<OwnedFd>,
+    console: &Option<Console>,
+    confinement: Confinement,
+) -> Result<Container, Error> {
+    let failed = |error| container_error("create the container", &error);
+    builder(bundle.id(), run, stdio, console, confinement)?
+        .as_init(run.join(ENGINE))
+        .with_systemd(false)
+        .with_detach(true)
+        .as_sibling(true)
+        .build()
+        .map_err(failed)
+}
+
+fn enter(
+    channel: &Channel,
+    folder: &Path,
+    run: &Path,
+    stdio: Vec<OwnedFd>,
+    process: Process,
+) -> Result<(), Error> {
+    let bundle = Bundle::read(folder)?;
+    own_mounts(run)?;
+    own_state(run, &bundle.id())?;
+    let terminal = process.terminal().unwrap_or(false);
+    let (engine, confinement) = bundle.for_engine(process, channel, false)?;
+    let console = write_engine_bundle(run, &engine, terminal)?;
+    let process_file = run.join(ENGINE).join("process.json");
+    let text = serde_json::to_vec(engine.process()).map_err(io::Error::from);
+    text.and_then(|text| fs_err::write(&process_file, text))
+        .map_err(|error| Error::Io { doing: "hand the process to libcontainer", source: error })?;
+    let pid = builder(bundle.id(), run, stdio, &console, confinement)?
+        .as_tenant()
+        .with_detach(true)
+        .as_sibling(true)
+        .with_process(Some(process_file))
+        .build()
+        .map_err(|error| container_error("enter the container", &error))?;
+    report_created(channel, pid.as_raw(), console)
+}
+
+fn builder(
+    id: String,
+    run: &Path,
+    stdio: Vec<OwnedFd>,
+    console: &Option<Console>,
+    confinement: Confinement,
+) -> Result<ContainerBuilder, Error> {
+    let failed = |error| container_error("create the container", &error);
+    let mut builder = ContainerBuilder::new(id, SyscallType::default())
+        .validate_id()
+        .map_err(failed)?
+        .with_root_path(run.join(CONTAINERS))
+        .map_err(failed)?
+        .with_executor(ConfinedExecutor(Arc::new(confinement)));
+    if let Some(console) = console {
+        builder = builder.with_console_socket(Some(&console.path));
+    } else {
+        let mut stdio = stdio.into_iter();
+        if let (Some(stdin), Some(stdout), Some(stderr)) = (stdio.next(), stdio.next(), stdio.next()) {
+            builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
+        }
+    }
+    Ok(builder)
+}
+
+fn container_error(doing: &str, error: &(dyn std::error::Error + 'static)) -> Error {
+    Error::Container { doing: doing.to_owned(), source: Failure::of(error) }
+}
+
+/// A bundle as its `config.json` says.
+struct Bundle {
+    folder: PathBuf,
+    spec: Spec,
+}
+
+impl Bundle {
+    fn read(folder: &Path) -> Result<Self, Error> {
+        let spec = Spec::load(folder.join("config.json"))
+            .map_err(|error| Error::Bundle { path: folder.to_owned(), source: error })?;
+        Ok(Self { folder: folder.to_owned(), spec })
+    }
+
+    fn process(&self) -> Result<&Process, Error> {
+        self.spec.process().as_ref().ok_or_else(|| Error::Definition { reason: "it has no process".into() })
+    }
+
+    fn terminal(&self) -> bool {
+        self.spec.process().as_ref().and_then(Process::terminal).unwrap_or(false)
+    }
+
+    fn cgroup(&self) -> Option<&PathBuf> {
+        self.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref())
+    }
+
+    /// The container's id: the last part of its cgroup's path.
+    fn id(&self) -> String {
+        crate::container::id_of(&self.spec)
+    }
+
+    /// Mounts the image's layers as the root file system.
+    ///
+    /// By short names relative to `lower/`, because the options of a mount fit into one page: a hundred full paths
+    /// do not (mount(2)).
+    ///
+    /// What a one-shot container writes is thrown away: without `volatile`, unmounting it would sync the whole disk
+    /// (overlayfs.rst, "Volatile mount"; Linux 5.10).
+    fn mount_root(&self, purpose: Purpose) -> Result<(), Error> {
+        let lower = self.folder.join("lower");
+        let count = match fs_err::read_dir(&lower) {
+            Ok(entries) => entries.count(),
+            // An ordinary bundle, whose root file system somebody else has laid out.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::Io { doing: "read the bundle's layers", source: error }),
+        };
+        let failed = |error: nix::errno::Errno| match error {
+            nix::errno::Errno::ENODEV => Error::NoOverlay,
+            error => Error::Io { doing: "mount the root file system", source: error.into() },
+        };
+        let names: Vec<String> = (0..count).map(|index| index.to_string()).collect();
+        let volatile = if purpose == Purpose::OneShot { ",volatile" } else { "" };
+        let options = format!("lowerdir={},upperdir=../upper,workdir=../work{volatile}", names.join(":"));
+        nix::unistd::chdir(&lower).map_err(failed)?;
+        mount(Some("overlay"), "../rootfs", Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+            .map_err(failed)?;
+        nix::unistd::chdir("/").map_err(failed)
+    }
+
+    /// Makes the container's cgroup and attaches its device rules, both before a process is in it, so that there
+    /// is no moment without them.
+    fn make_cgroup(&self) -> Result<(), Error> {
+        let failed = |error| Error::Io { doing: "make the container's cgroup", source: error };
+        let Some(path) = self.cgroup() else { return Ok(()) };
+        let hierarchy = cgroup::Hierarchy::open().map_err(failed)?;
+        let leaf = hierarchy.at(path).make().map_err(failed)?;
+        let rules = self
+            .spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.resources().as_ref())
+            .and_then(|resources| resources.devices().clone())
+            .unwrap_or_default();
+        devices::attach(&rules, leaf.as_fd())
+            .map_err(|error| Error::Io { doing: "enforce the container's device rules", source: error })
+    }
+
+    /// Gives the pipes to the container's user, so that an image's `/dev/stdout` can be opened by it.
+    fn give_stdio(&self, stdio: &[OwnedFd]) -> Result<(), Error> {
+        let user = self.process()?.user();
+        for pipe in stdio {
+            let file = File::from(pipe.try_clone().map_err(|error| Error::Io {
+                doing: "give the output to the container's user",
+                source: error,
+            })?);
+            let is_pipe = file.metadata().is_ok_and(|found| found.file_type().is_fifo());
+            if is_pipe {
+                let owner = (Some(user.uid()), Some(user.gid()));
+                std::os::unix::fs::fchown(&file, owner.0, owner.1).map_err(|error| Error::Io {
+                    doing: "give the output to the container's user",
+                    source: error,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The bundle's configuration as libcontainer gets it, and what is done in its place afterwards.
+    ///
+    /// The seccomp filter is loaded by [`Confinement`], for processes that enter as well (libcontainer gives those
+    /// none), and device rules and limits are in the cgroup already. A filter can be loaded only by a process that
+    /// has CAP_SYS_ADMIN or no_new_privs (seccomp(2)): without no_new_privs the capability is kept until then, and
+    /// [`Confinement`] drops it.
+    fn for_engine(
+        &self,
+        mut process: Process,
+        channel: &Channel,
+        init: bool,
+    ) -> Result<(Spec, Confinement), Error> {
+        let mut spec = self.spec.clone();
+        let mut filter = None;
+        if let Some(linux) = spec.linux_mut().as_mut() {
+            if let Some(profile) = linux.seccomp() {
+                filter = Some(Filter::compile(profile)?);
+            }
+            linux.set_seccomp(None).set_resources(None);
+        }
+        if let Some(root) = spec.root_mut().as_mut() {
+            let path = self.folder.join(root.path());
+            root.set_path(path);
+        }
+        let mut capabilities = None;
+        if filter.is_some() && process.no_new_privileges() != Some(true) {
+            capabilities = process.capabilities().clone();
+            if let Some(mut kept) = capabilities.clone() {
+                let with_admin = |set: &Option<oci_spec::runtime::Capabilities>| {
+                    let mut set = set.clone().unwrap_or_default();
+                    set.extend([Capability::SysAdmin, Capability::Setpcap]);
+                    Some(set)
+                };
+                let (bounding, permitted) = (with_admin(kept.bounding()), with_admin(kept.permitted()));
+                let effective = with_admin(kept.effective());
+                kept.set_bounding(bounding).set_permitted(permitted).set_effective(effective);
+                process.set_capabilities(Some(kept));
+            }
+        }
+        spec.set_process(Some(process));
+        let channel =
+            channel.duplicate().map_err(|error| Error::Io { doing: "prepare the report", source: error })?;
+        Ok((spec, Confinement { filter, capabilities, init, die_with_parent: false, channel }))
+    }
+}
+
+/// Leaves the host's mount namespace, so that nothing mounted from here on is seen outside or stays behind.
+fn own_mounts(run: &Path) -> Result<(), Error> {
+    let failed =
+        |error: nix::errno::Errno| Error::Io { doing: "make an own mount namespace", source: error.into() };
+    unshare(CloneFlags::CLONE_NEWNS).map_err(failed)?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(failed)?;
+    if !cgroup::is_v2(Path::new(cgroup::MOUNT)) {
+        // libcontainer decides by what is mounted here. With v1 it would put the container into every hierarchy the
+        // host has, which no limit was asked of, and could not kill it as one.
+        mount(Some("cgroup2"), cgroup::MOUNT, Some("cgroup2"), MsFlags::empty(), None::<&str>)
+            .map_err(failed)?;
+    }
+    mount_tmpfs(&run.join(ENGINE)).map_err(failed)
+}
+
+fn mount_tmpfs(folder: &Path) -> nix::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), folder, Some("tmpfs"), flags, Some("mode=0700,size=16m"))
+}
+
+/// Gives libcontainer a copy of the container's state to work on: it leaves a socket in the folder for each process
+/// that enters, and nobody would remove it.
+fn own_state(run: &Path, id: &str) -> Result<(), Error> {
+    let failed = |error| Error::Io { doing: "read the container's state", source: error };
+    let state = run.join(CONTAINERS).join(id);
+    let mut files = Vec::new();
+    for entry in fs_err::read_dir(&state).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_file() {
+            files.push((entry.file_name(), fs_err::read(entry.path()).map_err(failed)?));
+        }
+    }
+    mount_tmpfs(&state).map_err(|error| failed(error.into()))?;
+    for (name, content) in files {
+        fs_err::write(state.join(name), content).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Where libcontainer sends a terminal's master.
+struct Console {
+    path: PathBuf,
+    listener: std::os::unix::net::UnixListener,
+}
+
+/// Writes the bundle that libcontainer gets; with a terminal also the socket for its master.
+fn write_engine_bundle(run: &Path, spec: &Spec, terminal: bool) -> Result<Option<Console>, Error> {
+    let engine = run.join(ENGINE);
+    let failed = |error| Error::Io { doing: "hand the bundle to libcontainer", source: error };
+    let text = serde_json::to_vec(spec).map_err(|error| failed(error.into()))?;
+    fs_err::write(engine.join("config.json"), text).map_err(failed)?;
+    if !terminal {
+        return Ok(None);
+    }
+    // By a relative name: the full path may be longer than the 108 bytes of a socket's address (unix(7)).
+    std::env::set_current_dir(&engine).map_err(failed)?;
+    let listener = std::os::unix::net::UnixListener::bind("console").map_err(failed)?;
+    std::env::set_current_dir("/").map_err(failed)?;
+    Ok(Some(Console { path: engine.join("console"), listener }))
+}
+
+/// Reports the process, with its terminal's master when there is one: libcontainer has sent it by now.
+fn report_created(channel: &Channel, pid: i32, console: Option<Console>) -> Result<(), Error> {
+    let failed = |error| Error::Io { doing: "receive the terminal", source: error };
+    let mut masters = Vec::new();
+    if let Some(console) = console {
+        let (stream, _) = console.listener.accept().map_err(failed)?;
+        masters = crate::channel::receive_descriptors(stream.as_fd()).map_err(failed)?;
+    }
+    let borrowed: Vec<_> = masters.iter().map(AsFd::as_fd).collect();
+    channel
+        .send(&Report::Created { pid }, &borrowed)
+        .map_err(|error| Error::Io { doing: "report the container", source: error })
+}
+
+/// What libcontainer calls in place of executing the program.
+#[derive(Clone)]
+struct ConfinedExecutor(Arc<Confinement>);
+
+impl Executor for ConfinedExecutor {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
+        self.0.execute(process)
+    }
+
+    fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
+        // What cannot be executed is found out by executing it, as the container's user, and reported as such.
+        Ok(())
+    }
+
+    fn setup_envs(&self, _envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        // The environment is handed to execve; this process keeps its own.
+        Ok(())
+    }
+}

@@ -1,0 +1,49 @@
+//! A one-shot container in the foreground: made, attended to, and gone without a trace.
+//! It knows no service; the bundle says everything.
+
+use std::path::PathBuf;
+
+use crate::attend::{Attachment, attend};
+use crate::channel::{Purpose, Request as Made};
+use crate::container;
+use crate::error::Error;
+use crate::host_files::HostFiles;
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The bundle's folder; whether it has a terminal is in its `config.json`.
+    pub bundle: PathBuf,
+    /// A folder of its own for what is gone after the run; made when missing, removed by who gave it. The copies of
+    /// the host's resolv.conf and hosts are in its `host/`.
+    pub run_folder: PathBuf,
+    /// Whether opsrun's init is process 1.
+    pub init: bool,
+    /// What its input is.
+    pub attachment: Attachment,
+}
+
+/// Runs it and waits; the command's exit status as a shell gives it.
+///
+/// When this process is killed, the container is too.
+///
+/// # Errors
+/// [`Error::Container`], [`Error::Execute`]; nothing of the container is left then.
+pub fn run(request: &Request) -> Result<i32, Error> {
+    let spec = container::read_spec(&request.bundle)?;
+    let failed = |error| Error::Io { doing: "copy the host's resolv.conf and hosts", source: error };
+    fs_err::create_dir_all(&request.run_folder).map_err(failed)?;
+    HostFiles::follow(&request.run_folder.join("host")).map_err(failed)?;
+    let create = Made::Create {
+        bundle: request.bundle.clone(),
+        run: request.run_folder.clone(),
+        init: request.init,
+        purpose: Purpose::OneShot,
+    };
+    let status = attend(&create, request.attachment);
+    let cleared =
+        container::clear(&request.run_folder, &container::id_of(&spec), container::cgroup_of(&spec));
+    // What the command did comes first; what was left of it is said only when the command itself went well.
+    let status = status?;
+    cleared.map(|()| status)
+}

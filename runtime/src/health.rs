@@ -1,0 +1,328 @@
+//! Probes a service, one probe at a time, without ever waiting: the supervisor's loop tells it when something is ready.
+//! It knows what a probe says, not what follows from it.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+use rustix::event::PollFlags;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use crate::channel::Request;
+use crate::container::{Made, Making};
+use crate::definition::{HealthCheck, Probe};
+use crate::enter;
+
+/// An answer's status line and headers are never longer.
+const ANSWER_BYTES_MAX: usize = 16 * 1024;
+/// More headers than this and the answer is none.
+const HEADERS_MAX: usize = 100;
+
+/// What a probe said; why not, if not well.
+pub(crate) type Verdict = Result<(), String>;
+
+/// The prober of one service.
+#[derive(Debug)]
+pub(crate) struct Prober {
+    check: HealthCheck,
+    bundle: PathBuf,
+    run: PathBuf,
+    attempt: Attempt,
+}
+
+#[derive(Debug)]
+enum Attempt {
+    None,
+    Due(Instant),
+    Connecting { socket: OwnedFd, until: Instant },
+    Reading { socket: OwnedFd, answer: Vec<u8>, until: Instant },
+    Entering { making: Making, until: Instant },
+    Inside { pid: Pid, until: Instant },
+}
+
+impl Prober {
+    /// A prober of the container of a bundle, with its run folder.
+    pub(crate) fn new(check: HealthCheck, bundle: &Path, run: &Path) -> Self {
+        Self { check, bundle: bundle.to_owned(), run: run.to_owned(), attempt: Attempt::None }
+    }
+
+    /// Probes once after so many milliseconds.
+    pub(crate) fn probe_after(&mut self, milliseconds: u64, now: Instant) {
+        let extra = match self.check.probe {
+            Probe::Runs { for_ms } => for_ms,
+            _ => 0,
+        };
+        self.attempt = Attempt::Due(now + Duration::from_millis(milliseconds.saturating_add(extra)));
+    }
+
+    /// Gives up the probe that is under way or due.
+    pub(crate) fn cancel(&mut self) {
+        if let Attempt::Inside { pid, .. } = self.attempt {
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+        self.attempt = Attempt::None;
+    }
+
+    /// What to wait for.
+    pub(crate) fn waits_for(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        match &self.attempt {
+            Attempt::Connecting { socket, .. } => Some((socket.as_fd(), PollFlags::OUT)),
+            Attempt::Reading { socket, .. } => Some((socket.as_fd(), PollFlags::IN)),
+            Attempt::Entering { making, .. } => Some((making.as_fd(), PollFlags::IN)),
+            _ => None,
+        }
+    }
+
+    /// When to call [`Prober::turn`] at the latest.
+    pub(crate) fn wakes_at(&self) -> Option<Instant> {
+        match &self.attempt {
+            Attempt::None => None,
+            Attempt::Due(at) => Some(*at),
+            Attempt::Connecting { until, .. }
+            | Attempt::Reading { until, .. }
+            | Attempt::Entering { until, .. }
+            | Attempt::Inside { until, .. } => Some(*until),
+        }
+    }
+
+    /// Goes on as far as it can without waiting; `ready` says whether what it waits for has come.
+    pub(crate) fn turn(&mut self, ready: bool, now: Instant) -> Option<Verdict> {
+        match std::mem::replace(&mut self.attempt, Attempt::None) {
+            Attempt::Due(at) if now >= at => self.begin(now),
+            Attempt::Connecting { socket, until } if ready => self.connected(socket, until),
+            Attempt::Reading { socket, answer, until } if ready => self.read(socket, answer, until),
+            Attempt::Entering { making, until } if ready => self.entered(making, until),
+            Attempt::Inside { pid, until } if now >= until => {
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+                Some(Err(self.late()))
+            }
+            Attempt::Connecting { until, .. } | Attempt::Reading { until, .. } if now >= until => {
+                Some(Err(self.late()))
+            }
+            Attempt::Entering { until, .. } if now >= until => Some(Err(self.late())),
+            unchanged => {
+                self.attempt = unchanged;
+                None
+            }
+        }
+    }
+
+    /// A child of the supervisor has ended; the verdict when it was the probe.
+    pub(crate) fn child_ended(&mut self, child: Pid, status: i32) -> Option<Verdict> {
+        match self.attempt {
+            Attempt::Inside { pid, .. } if pid == child => {
+                self.attempt = Attempt::None;
+                Some(if status == 0 {
+                    Ok(())
+                } else {
+                    Err(format!("the health check command ended with status {status}"))
+                })
+            }
+            _ => None,
+        }
+    }
+
+    fn begin(&mut self, now: Instant) -> Option<Verdict> {
+        let until = now + Duration::from_millis(self.check.timeout_ms);
+        match self.check.probe.clone() {
+            Probe::Runs { .. } => Some(Ok(())),
+            Probe::Tcp { address, port } | Probe::Http { address, port, .. } => {
+                match connect(&address, port) {
+                    Ok(socket) => {
+                        self.attempt = Attempt::Connecting { socket, until };
+                        None
+                    }
+                    Err(error) => Some(Err(format!("{address} port {port}: {error}"))),
+                }
+            }
+            Probe::Command { arguments } => match self.enter(arguments) {
+                Ok(making) => {
+                    self.attempt = Attempt::Entering { making, until };
+                    None
+                }
+                Err(error) => Some(Err(crate::Failure::of(&error).to_string())),
+            },
+        }
+    }
+
+    /// The check runs as confined as the service: its user, its capabilities, its filter.
+    fn enter(&self, arguments: Vec<String>) -> Result<Making, crate::Error> {
+        let spec = crate::container::read_spec(&self.bundle)?;
+        let process = enter::process_like_the_service(&spec, arguments, &[])?;
+        let null = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .map_err(|error| crate::Error::Io { doing: "open /dev/null", source: error })?;
+        let request =
+            Request::Enter { bundle: self.bundle.clone(), run: self.run.clone(), process: Box::new(process) };
+        Making::begin(&request, [null.as_fd(), null.as_fd(), null.as_fd()])
+    }
+
+    fn entered(&mut self, mut making: Making, until: Instant) -> Option<Verdict> {
+        match making.next() {
+            Some(Made::Created { pid, .. }) => {
+                // Whether the program could be executed shows in its status: 126 and 127 are no success.
+                self.attempt = Attempt::Inside { pid, until };
+                None
+            }
+            Some(Made::Failed(error)) => Some(Err(crate::Failure::of(&error).to_string())),
+            Some(Made::Executed) | None => Some(Err("the health check command did not start".to_owned())),
+        }
+    }
+
+    fn connected(&mut self, socket: OwnedFd, until: Instant) -> Option<Verdict> {
+        match rustix::net::sockopt::socket_error(&socket) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) | Err(error) => return Some(Err(self.at(&io::Error::from(error)))),
+        }
+        let Probe::Http { address, port, path } = &self.check.probe else { return Some(Ok(())) };
+        let host = if address.contains(':') { format!("[{address}]") } else { address.clone() };
+        let question = format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: opsrun\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        );
+        // A fresh socket's buffer takes a question of this size whole, so no partial write has to be gone on with.
+        match rustix::net::send(&socket, question.as_bytes(), rustix::net::SendFlags::NOSIGNAL) {
+            Ok(sent) if sent == question.len() => {
+                self.attempt = Attempt::Reading { socket, answer: Vec::new(), until };
+                None
+            }
+            Ok(_) => Some(Err("the request could not be sent whole".to_owned())),
+            Err(error) => Some(Err(self.at(&io::Error::from(error)))),
+        }
+    }
+
+    fn read(&mut self, socket: OwnedFd, mut answer: Vec<u8>, until: Instant) -> Option<Verdict> {
+        let mut piece = [0; 4096];
+        match rustix::io::read(&socket, &mut piece) {
+            Ok(0) => return Some(Err("the connection was closed without an answer".to_owned())),
+            Ok(count) => answer.extend_from_slice(&piece[..count]),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(error) => return Some(Err(self.at(&io::Error::from(error)))),
+        }
+        if let Some(verdict) = judge(&answer) {
+            return Some(verdict);
+        }
+        self.attempt = Attempt::Reading { socket, answer, until };
+        None
+    }
+
+    fn at(&self, error: &io::Error) -> String {
+        match &self.check.probe {
+            Probe::Tcp { address, port } => format!("{address} port {port}: {error}"),
+            Probe::Http { address, port, path } => format!("http://{address}:{port}{path}: {error}"),
+            _ => error.to_string(),
+        }
+    }
+
+    fn late(&self) -> String {
+        let seconds = Duration::from_millis(self.check.timeout_ms).as_secs_f64();
+        let what = match &self.check.probe {
+            Probe::Http { address, port, path } => format!("http://{address}:{port}{path}"),
+            Probe::Tcp { address, port } => format!("{address} port {port}"),
+            Probe::Command { .. } => "the health check command".to_owned(),
+            Probe::Runs { .. } => "the service".to_owned(),
+        };
+        format!("{what}: no answer within {seconds} s")
+    }
+}
+
+fn connect(address: &str, port: u16) -> io::Result<OwnedFd> {
+    let address: IpAddr =
+        address.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &SocketAddr::new(address, port)) {
+        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(socket),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What an answer says, once its head is complete: below 400 is well (a service that redirects or offers choices
+/// serves; RFC 9110, section 15).
+fn judge(answer: &[u8]) -> Option<Verdict> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    match response.parse(answer) {
+        Ok(httparse::Status::Complete(_)) => {
+            let code = response.code.unwrap_or(0);
+            Some(if (100..400).contains(&code) {
+                Ok(())
+            } else {
+                Err(format!("answered {code} {}", response.reason.unwrap_or("")).trim_end().to_owned())
+            })
+        }
+        Ok(httparse::Status::Partial) if answer.len() < ANSWER_BYTES_MAX => None,
+        Ok(httparse::Status::Partial) => Some(Err("the head of the answer has no end".to_owned())),
+        Err(_) => Some(Err("the answer is not HTTP".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_judged_by_their_status() {
+        for (answer, expected) in [
+            ("HTTP/1.1 200 OK\r\n\r\n", Some(Ok(()))),
+            ("HTTP/1.1 300 Multiple Choices\r\nA: b\r\n\r\n", Some(Ok(()))),
+            (
+                "HTTP/1.0 503 Service Unavailable\r\n\r\n",
+                Some(Err("answered 503 Service Unavailable".into())),
+            ),
+            ("HTTP/1.1 500\r\n\r\n", Some(Err("answered 500".into()))),
+            ("HTTP/1.1 200 OK\r\nHalf: a he", None),
+            ("SSH-2.0-OpenSSH_9.2\r\n", Some(Err("the answer is not HTTP".into()))),
+        ] {
+            assert_eq!(judge(answer.as_bytes()), expected, "{answer:?}");
+        }
+    }
+
+    /// Turns until a verdict, waiting on what the prober waits for.
+    fn verdict_of(probe: Probe) -> Verdict {
+        let check =
+            HealthCheck { probe, interval_ms: 1000, timeout_ms: 300, retries: 1, start_timeout_ms: 1000 };
+        let mut prober = Prober::new(check, Path::new("/nowhere"), Path::new("/nowhere"));
+        prober.probe_after(0, Instant::now());
+        for _ in 0..1000 {
+            let wait = prober.wakes_at().map_or(Duration::ZERO, |at| at - Instant::now().min(at));
+            let ready = match prober.waits_for() {
+                Some((fd, flags)) => {
+                    let mut fds = [rustix::event::PollFd::from_borrowed_fd(fd, flags)];
+                    let wait = rustix::time::Timespec::try_from(wait).expect("short");
+                    rustix::event::poll(&mut fds, Some(&wait)).expect("poll") > 0
+                }
+                None => false,
+            };
+            if let Some(verdict) = prober.turn(ready, Instant::now()) {
+                return verdict;
+            }
+        }
+        panic!("no verdict");
+    }
+
+    #[test]
+    fn a_listener_is_well_and_none_is_not() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let port = listener.local_addr().expect("address").port();
+        let probe = Probe::Tcp { address: "127.0.0.1".into(), port };
+        assert_eq!(verdict_of(probe.clone()), Ok(()));
+        drop(listener);
+        let refused = verdict_of(probe).expect_err("refused");
+        assert!(refused.contains("Connection refused"), "{refused}");
+    }
+
+    #[test]
+    fn a_server_that_accepts_and_never_answers_is_late() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let port = listener.local_addr().expect("address").port();
+        let probe = Probe::Http { address: "127.0.0.1".into(), port, path: "/".into() };
+        let late = verdict_of(probe).expect_err("late");
+        assert_eq!(late, format!("http://127.0.0.1:{port}/: no answer within 0.3 s"));
+    }
+}

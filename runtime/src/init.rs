@@ -1,0 +1,80 @@
+//! A container's process 1: starts the program, passes signals on to it, reaps whatever is left to it, and ends as
+//! the program ends. It knows nothing but its one child.
+//!
+//! A shell or a server as process 1 ignores every signal it has no handler for (pid_namespaces(7)), SIGTERM among
+//! them, and leaves the processes that it inherits as zombies.
+
+use nix::libc;
+use nix::sys::signal::SigSet;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::os;
+
+/// Becomes process 1: forks, runs `program` in the child, never returns.
+///
+/// It is not executed as a program of its own: the image need not contain it, and no file of the host can be reached
+/// by way of `/proc/1/exe`, because the process has been non-dumpable since before it entered the container
+/// (ptrace(2), PTRACE_MODE_READ; the way of CVE-2019-5736).
+pub(crate) fn run(program: impl FnOnce()) -> ! {
+    // Blocked before the fork, so that a signal that comes before the child is known waits until it is.
+    let all = SigSet::all();
+    let _ = all.thread_block();
+    match os::fork() {
+        Ok(None) => {
+            become_foreground();
+            let _ = all.thread_unblock();
+            program();
+            os::exit(125)
+        }
+        Ok(Some(child)) => {
+            // What is open belongs to the host or to the asker, which waits for its end of file.
+            os::close_from(3);
+            let _ = nix::sys::prctl::set_name(c"opsrun-init");
+            reap_until_end_of(child, &all)
+        }
+        Err(_) => os::exit(125),
+    }
+}
+
+/// Makes the child the terminal's foreground process group, where there is a terminal: Ctrl-C must reach the program,
+/// and only once, not a second time by way of process 1. SIGTTOU is blocked here, as tcsetpgrp(3) demands.
+fn become_foreground() {
+    let _ = nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    let stdin = rustix::stdio::stdin();
+    if rustix::termios::isatty(stdin) {
+        let _ = rustix::termios::tcsetpgrp(stdin, rustix::process::getpid());
+    }
+}
+
+fn reap_until_end_of(child: Pid, signals: &SigSet) -> ! {
+    loop {
+        match os::wait_signal(signals) {
+            Ok(libc::SIGCHLD) => {
+                if let Some(status) = reap(child) {
+                    os::exit(status);
+                }
+            }
+            // Sent by the terminal to process 1 itself, which does not read it.
+            Ok(libc::SIGTTIN | libc::SIGTTOU) => {}
+            Ok(signal) => {
+                // OK to ignore: a child that is gone is reaped next.
+                let _ = os::send_signal(child, signal);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Reaps all that have ended; the exit status when the program is among them.
+fn reap(child: Pid) -> Option<i32> {
+    let mut status = None;
+    loop {
+        match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) if pid == child => status = Some(code),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => status = Some(128 + signal as i32),
+            Ok(WaitStatus::StillAlive) | Err(_) => return status,
+            Ok(_) => {}
+        }
+    }
+}

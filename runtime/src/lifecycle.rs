@@ -1,0 +1,380 @@
+//! The life of a service as a pure function: what it is and what happened give what it becomes and what is to be done.
+//! It touches nothing; the supervisor's loop performs the actions and reports back as events.
+//!
+//! ```text
+//!             Start            Executed           healthy
+//!   Down ───────────▶ Creating ─────────▶ Starting ──────▶ Running ──┐ probes go on;
+//!                        ▲  │ failed         │ ended, or too  │  ▲───┘ unhealthy is shown
+//!                        │  │                │ long unhealthy │ ended
+//!              backed off│  ▼                ▼                ▼
+//!                        └─ BackingOff ◀── proven once? ──no──▶ Ended: start failed
+//!                              │ too often in a row
+//!                              ▼                          Stop, from anywhere:
+//!                        Ended: crash loop                Stopping ──ended, or killed after its grace──▶ Ended
+//! ```
+
+use crate::definition::{Definition, Probe, RestartPolicy};
+use crate::error::Failure;
+use crate::record::{Health, State, Wanted};
+
+/// While a service starts it is probed this often, milliseconds, if its interval is not shorter still.
+const START_PROBE_INTERVAL_MS: u64 = 100;
+/// The same for a probe that costs a process each time.
+const START_COMMAND_INTERVAL_MS: u64 = 1000;
+
+/// Milliseconds of a clock that never goes back.
+pub(crate) type Millis = u64;
+
+/// A service's life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Life {
+    rules: Definition,
+    phase: Phase,
+    /// Whether it has been healthy since a person started it.
+    proven: bool,
+    unhealthy: bool,
+    probe_failures: u32,
+    last_probe: Option<String>,
+    failures_in_a_row: u32,
+    restarts: u32,
+    last_failure: Option<Failure>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    Down,
+    Creating,
+    Starting,
+    Running { since: Millis },
+    BackingOff,
+    Stopping,
+    Ended(End),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    StartFailed,
+    Stopped { wanted: Wanted },
+    CrashLoop,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A person wants it up.
+    Start,
+    /// A person wants it down.
+    Stop,
+    /// Its container exists and waits.
+    Created,
+    /// Its program was executed.
+    Executed,
+    /// Its container could not be made, or its program not be executed.
+    NotMade(Failure),
+    /// Its process 1 has ended, with this status.
+    Exited(i32),
+    /// A probe has ended; why not, if not well.
+    Probed(Result<(), String>),
+    /// The time asked for by [`Action::Deadline`] has come.
+    Deadline,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Begin to make the container.
+    Make,
+    /// Let the created container execute its program.
+    Go,
+    /// Send the stop signal.
+    Signal,
+    /// Send SIGKILL to all of it.
+    Kill,
+    /// Kill and remove whatever there is of the container.
+    Clear,
+    /// Probe, after so many milliseconds.
+    Probe(u64),
+    /// Stop probing.
+    NoProbe,
+    /// Wake up at this time, or not at all; replaces the last one.
+    Deadline(Option<Millis>),
+    /// Tell who waits for it.
+    Report(Outcome),
+    /// The supervisor has nothing left to do.
+    End,
+}
+
+/// What those who wait are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It has become healthy.
+    Healthy,
+    /// It was started in vain, and nothing of it is left.
+    StartFailed(Failure),
+    /// It is down, as wanted.
+    Stopped,
+}
+
+impl Life {
+    /// A service that is down.
+    pub(crate) fn new(rules: Definition) -> Self {
+        Self {
+            rules,
+            phase: Phase::Down,
+            proven: false,
+            unhealthy: false,
+            probe_failures: 0,
+            last_probe: None,
+            failures_in_a_row: 0,
+            restarts: 0,
+            last_failure: None,
+        }
+    }
+
+    /// What becomes of it when `event` happens at `now`, and what is to be done, in this order.
+    #[must_use]
+    pub(crate) fn step(mut self, event: Event, now: Millis) -> (Self, Vec<Action>) {
+        let actions = match (self.phase.clone(), event) {
+            (Phase::Down, Event::Start) => self.create(),
+            (Phase::Creating, Event::Created) => vec![Action::Go],
+            (Phase::Creating, Event::Executed) => {
+                self.phase = Phase::Starting;
+                let deadline = now.saturating_add(self.rules.health.start_timeout_ms);
+                vec![Action::Deadline(Some(deadline)), Action::Probe(0)]
+            }
+            (Phase::Creating, Event::NotMade(failure)) => self.fail(failure, now),
+            (Phase::Starting, Event::Probed(result)) => self.probed_while_starting(result, now),
+            (Phase::Starting, Event::Deadline) => {
+                let failure = self.too_late();
+                self.fail(failure, now)
+            }
+            (Phase::Starting, Event::Exited(status)) => {
+                let failure = Failure::new(format!("{} before it was healthy", ended_with(status)));
+                self.fail(failure, now)
+            }
+            (Phase::Running { .. }, Event::Probed(result)) => self.probed_while_running(result),
+            (Phase::Running { since }, Event::Exited(status)) => self.ended(status, since, now),
+            (Phase::BackingOff, Event::Deadline) => {
+                self.restarts += 1;
+                self.create()
+            }
+            (Phase::Creating | Phase::BackingOff, Event::Stop) => {
+                let mut actions = vec![Action::Clear];
+                if !self.proven {
+                    let failure = Failure::new("it was stopped before it was healthy");
+                    actions.push(Action::Report(Outcome::StartFailed(failure)));
+                }
+                actions.extend(self.stopped());
+                actions
+            }
+            (Phase::Starting | Phase::Running { .. }, Event::Stop) => {
+                self.phase = Phase::Stopping;
+                let deadline = now.saturating_add(self.rules.stop.grace_ms);
+                let mut actions = vec![Action::NoProbe, Action::Signal, Action::Deadline(Some(deadline))];
+                if !self.proven {
+                    let failure = Failure::new("it was stopped before it was healthy");
+                    actions.push(Action::Report(Outcome::StartFailed(failure)));
+                }
+                actions
+            }
+            (Phase::Stopping, Event::Deadline) => vec![Action::Deadline(None), Action::Kill],
+            (Phase::Stopping, Event::Exited(_)) => {
+                let mut actions = vec![Action::Clear];
+                actions.extend(self.stopped());
+                actions
+            }
+            // Everything else has come too late to matter, like the probe that ends after its service.
+            _ => Vec::new(),
+        };
+        (self, actions)
+    }
+
+    fn create(&mut self) -> Vec<Action> {
+        self.phase = Phase::Creating;
+        self.probe_failures = 0;
+        self.last_probe = None;
+        self.unhealthy = false;
+        vec![Action::Deadline(None), Action::Make]
+    }
+
+    fn probed_while_starting(&mut self, result: Result<(), String>, now: Millis) -> Vec<Action> {
+        match result {
+            Ok(()) => {
+                self.phase = Phase::Running { since: now };
+                self.proven = true;
+                let mut actions = vec![Action::Deadline(None)];
+                actions.extend(self.probe_again());
+                actions.push(Action::Report(Outcome::Healthy));
+                actions
+            }
+            Err(reason) => {
+                self.last_probe = Some(reason);
+                let costly = matches!(self.rules.health.probe, Probe::Command { .. });
+                let often = if costly { START_COMMAND_INTERVAL_MS } else { START_PROBE_INTERVAL_MS };
+                vec![Action::Probe(often.min(self.rules.health.interval_ms))]
+            }
+        }
+    }
+
+    fn probed_while_running(&mut self, result: Result<(), String>) -> Vec<Action> {
+        match result {
+            Ok(()) => {
+                self.probe_failures = 0;
+                self.unhealthy = false;
+            }
+            Err(reason) => {
+                self.probe_failures = self.probe_failures.saturating_add(1);
+                if self.probe_failures >= self.rules.health.retries && !self.unhealthy {
+                    self.unhealthy = true;
+                    self.last_failure =
+                        Some(Failure::new(reason).within(format!(
+                            "its health check failed {} times in a row",
+                            self.probe_failures
+                        )));
+                }
+            }
+        }
+        self.probe_again()
+    }
+
+    /// A service whose health is that it runs needs no probe: its end is an event.
+    fn probe_again(&self) -> Vec<Action> {
+        match self.rules.health.probe {
+            Probe::Runs { .. } => Vec::new(),
+            _ => vec![Action::Probe(self.rules.health.interval_ms)],
+        }
+    }
+
+    /// It ended by itself after it had been healthy.
+    fn ended(&mut self, status: i32, since: Millis, now: Millis) -> Vec<Action> {
+        if now.saturating_sub(since) >= self.rules.restart.stable_after_ms {
+            self.failures_in_a_row = 0;
+        }
+        let again = match self.rules.restart.policy {
+            RestartPolicy::Always => true,
+            RestartPolicy::OnFailure => status != 0,
+            RestartPolicy::No => false,
+        };
+        let failure = Failure::new(ended_with(status));
+        if again {
+            return self.fail(failure, now);
+        }
+        if status != 0 {
+            self.last_failure = Some(failure);
+        }
+        self.phase = Phase::Ended(End::Stopped { wanted: Wanted::Up });
+        vec![Action::NoProbe, Action::Clear, Action::Deadline(None), Action::End]
+    }
+
+    /// It could not be brought up, or ended and is to be brought up again.
+    fn fail(&mut self, failure: Failure, now: Millis) -> Vec<Action> {
+        self.last_failure = Some(failure.clone());
+        let mut actions = vec![Action::NoProbe, Action::Clear];
+        if !self.proven {
+            self.phase = Phase::Ended(End::StartFailed);
+            actions.extend([
+                Action::Deadline(None),
+                Action::Report(Outcome::StartFailed(failure)),
+                Action::End,
+            ]);
+            return actions;
+        }
+        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+        if self.failures_in_a_row >= self.rules.restart.crash_loop_failures {
+            self.phase = Phase::Ended(End::CrashLoop);
+            let verdict = format!("it failed {} times in a row and is left alone", self.failures_in_a_row);
+            self.last_failure = Some(failure.within(verdict));
+            actions.extend([Action::Deadline(None), Action::End]);
+            return actions;
+        }
+        self.phase = Phase::BackingOff;
+        actions.push(Action::Deadline(Some(now.saturating_add(self.backoff_ms()))));
+        actions
+    }
+
+    /// Doubled with each failure in a row, up to the limit.
+    fn backoff_ms(&self) -> u64 {
+        let doublings = self.failures_in_a_row.saturating_sub(1).min(32);
+        let wait = self.rules.restart.backoff_first_ms.saturating_mul(1 << doublings);
+        wait.min(self.rules.restart.backoff_max_ms)
+    }
+
+    fn stopped(&mut self) -> Vec<Action> {
+        self.phase = Phase::Ended(End::Stopped { wanted: Wanted::Down });
+        vec![Action::Deadline(None), Action::Report(Outcome::Stopped), Action::End]
+    }
+
+    fn too_late(&self) -> Failure {
+        let outer = format!("it was not healthy after {} s", seconds(self.rules.health.start_timeout_ms));
+        match &self.last_probe {
+            Some(reason) => Failure::new(reason.clone()).within(outer),
+            None => Failure::new(outer),
+        }
+    }
+
+    /// As the record shows it.
+    pub(crate) fn state(&self) -> State {
+        match &self.phase {
+            Phase::Creating | Phase::Starting => State::Starting,
+            Phase::Running { .. } => State::Running,
+            Phase::BackingOff => State::BackingOff,
+            Phase::Stopping => State::Stopping,
+            Phase::Ended(End::CrashLoop) => State::CrashLoop,
+            Phase::Down | Phase::Ended(_) => State::Stopped,
+        }
+    }
+
+    /// As the record shows it.
+    pub(crate) fn health(&self) -> Health {
+        match &self.phase {
+            Phase::Running { .. } if self.unhealthy => Health::Unhealthy,
+            Phase::Running { .. } => Health::Healthy,
+            _ => Health::Unknown,
+        }
+    }
+
+    /// Whether a person wants it up.
+    pub(crate) fn wanted(&self) -> Wanted {
+        match &self.phase {
+            Phase::Stopping | Phase::Ended(End::Stopped { wanted: Wanted::Down }) => Wanted::Down,
+            _ => Wanted::Up,
+        }
+    }
+
+    /// How often it was started again by itself.
+    pub(crate) fn restarts(&self) -> u32 {
+        self.restarts
+    }
+
+    /// What went wrong last.
+    pub(crate) fn last_failure(&self) -> Option<&Failure> {
+        self.last_failure.as_ref()
+    }
+
+    /// Whether its start has failed, so that nothing of it is to be recorded.
+    pub(crate) fn start_failed(&self) -> bool {
+        self.phase == Phase::Ended(End::StartFailed)
+            || (!self.proven && matches!(self.phase, Phase::Ended(End::Stopped { .. })))
+    }
+}
+
+/// The end of a process as a sentence without a subject.
+fn ended_with(status: i32) -> String {
+    match status {
+        129..=192 => {
+            let number = status - 128;
+            let name = nix::sys::signal::Signal::try_from(number)
+                .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned());
+            format!("it was ended by {name}")
+        }
+        status => format!("it exited with status {status}"),
+    }
+}
+
+fn seconds(milliseconds: u64) -> String {
+    format!("{:.1}", std::time::Duration::from_millis(milliseconds).as_secs_f64())
+}
+
+#[cfg(test)]
+#[path = "lifecycle_tests.rs"]
+mod tests;

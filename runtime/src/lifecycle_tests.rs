@@ -1,0 +1,214 @@
+//! Tables of the life cycle, and what holds for every sequence of events.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::definition::{HealthCheck, Restart, Stop};
+
+fn rules() -> Definition {
+    Definition {
+        version: 1,
+        service: "keystone".into(),
+        release: "zed".into(),
+        image: "keystone:zed".into(),
+        image_id: "sha256:0".into(),
+        generation: 1,
+        ports: vec![5000],
+        health: HealthCheck {
+            probe: Probe::Tcp { address: "127.0.0.1".into(), port: 5000 },
+            interval_ms: 1000,
+            timeout_ms: 500,
+            retries: 3,
+            start_timeout_ms: 10_000,
+        },
+        restart: Restart {
+            policy: RestartPolicy::Always,
+            backoff_first_ms: 100,
+            backoff_max_ms: 350,
+            crash_loop_failures: 4,
+            stable_after_ms: 60_000,
+        },
+        stop: Stop { signal: "SIGTERM".into(), grace_ms: 5000 },
+        init: true,
+    }
+}
+
+/// Runs events one second apart; the last actions.
+fn run(rules: Definition, events: &[Event]) -> (Life, Vec<Action>) {
+    let mut life = Life::new(rules);
+    let mut actions = Vec::new();
+    for (second, event) in events.iter().enumerate() {
+        (life, actions) = life.step(event.clone(), second as u64 * 1000);
+    }
+    (life, actions)
+}
+
+fn healthy() -> Vec<Event> {
+    vec![Event::Start, Event::Created, Event::Executed, Event::Probed(Ok(()))]
+}
+
+fn crash() -> Vec<Event> {
+    vec![Event::Exited(1), Event::Deadline, Event::Created, Event::Executed, Event::Probed(Ok(()))]
+}
+
+#[test]
+fn a_start_reports_once_it_is_healthy() {
+    let (life, actions) = run(rules(), &healthy());
+    assert_eq!(actions, [Action::Deadline(None), Action::Probe(1000), Action::Report(Outcome::Healthy)]);
+    assert_eq!((life.state(), life.health()), (State::Running, Health::Healthy));
+}
+
+#[test]
+fn a_start_that_ends_before_it_is_healthy_fails_and_leaves_nothing() {
+    let (life, actions) = run(rules(), &[Event::Start, Event::Created, Event::Executed, Event::Exited(139)]);
+    let failure = Failure::new("it was ended by SIGSEGV before it was healthy");
+    assert_eq!(
+        actions,
+        [
+            Action::NoProbe,
+            Action::Clear,
+            Action::Deadline(None),
+            Action::Report(Outcome::StartFailed(failure)),
+            Action::End
+        ]
+    );
+    assert!(life.start_failed());
+}
+
+#[test]
+fn a_start_that_is_never_healthy_says_what_its_last_probe_said() {
+    let refused = Event::Probed(Err("connection refused".into()));
+    let (_, actions) =
+        run(rules(), &[Event::Start, Event::Created, Event::Executed, refused, Event::Deadline]);
+    let failure = Failure::new("connection refused").within("it was not healthy after 10.0 s");
+    assert!(actions.contains(&Action::Report(Outcome::StartFailed(failure))), "{actions:?}");
+}
+
+#[test]
+fn each_crash_in_a_row_waits_twice_as_long_up_to_the_limit_and_then_it_is_left_alone() {
+    let mut life = Life::new(rules());
+    for event in healthy() {
+        (life, _) = life.step(event, 0);
+    }
+    let mut waits = Vec::new();
+    loop {
+        let (next, actions) = life.step(Event::Exited(1), 1000);
+        life = next;
+        if actions.contains(&Action::End) {
+            break;
+        }
+        waits.extend(actions.iter().filter_map(|action| match action {
+            Action::Deadline(Some(at)) => Some(at - 1000),
+            _ => None,
+        }));
+        for event in &crash()[1..] {
+            (life, _) = life.step(event.clone(), 1000);
+        }
+    }
+    assert_eq!(waits, [100, 200, 350]);
+    assert_eq!(life.state(), State::CrashLoop);
+    assert_eq!(life.restarts(), 3);
+    let causes = &life.last_failure().expect("a failure").causes;
+    assert_eq!(causes, &["it failed 4 times in a row and is left alone", "it exited with status 1"]);
+}
+
+#[test]
+fn a_long_run_ends_the_row_of_failures() {
+    let mut life = Life::new(rules());
+    for event in healthy() {
+        (life, _) = life.step(event, 0);
+    }
+    for crash_number in 1..20_u64 {
+        let now = crash_number * 60_000;
+        for event in crash() {
+            (life, _) = life.step(event, now);
+        }
+        assert_eq!(life.state(), State::Running, "after crash {crash_number}");
+    }
+    assert_eq!(life.restarts(), 19);
+}
+
+#[test]
+fn policies_decide_which_ends_are_followed_by_a_restart() {
+    for (policy, status, expected) in [
+        (RestartPolicy::Always, 0, State::BackingOff),
+        (RestartPolicy::Always, 1, State::BackingOff),
+        (RestartPolicy::OnFailure, 0, State::Stopped),
+        (RestartPolicy::OnFailure, 137, State::BackingOff),
+        (RestartPolicy::No, 1, State::Stopped),
+    ] {
+        let mut rules = rules();
+        rules.restart.policy = policy;
+        let mut events = healthy();
+        events.push(Event::Exited(status));
+        let (life, _) = run(rules, &events);
+        assert_eq!(life.state(), expected, "{policy:?} after status {status}");
+    }
+}
+
+#[test]
+fn a_stop_signals_waits_for_the_grace_and_kills() {
+    let mut events = healthy();
+    events.push(Event::Stop);
+    let (life, actions) = run(rules(), &events);
+    assert_eq!(actions, [Action::NoProbe, Action::Signal, Action::Deadline(Some(4000 + 5000))]);
+    let (life, actions) = life.step(Event::Deadline, 9000);
+    assert_eq!(actions, [Action::Deadline(None), Action::Kill]);
+    let (life, actions) = life.step(Event::Exited(137), 9001);
+    assert!(actions.contains(&Action::Report(Outcome::Stopped)));
+    assert_eq!((life.state(), life.wanted()), (State::Stopped, Wanted::Down));
+}
+
+#[test]
+fn failing_probes_show_as_unhealthy_and_one_success_ends_it() {
+    let failed = Event::Probed(Err("status 500".into()));
+    let mut events = healthy();
+    events.extend([failed.clone(), failed.clone()]);
+    assert_eq!(run(rules(), &events).0.health(), Health::Healthy);
+    events.push(failed);
+    assert_eq!(run(rules(), &events).0.health(), Health::Unhealthy);
+    events.push(Event::Probed(Ok(())));
+    assert_eq!(run(rules(), &events).0.health(), Health::Healthy);
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        Just(Event::Start),
+        Just(Event::Stop),
+        Just(Event::Created),
+        Just(Event::Executed),
+        Just(Event::NotMade(Failure::new("no"))),
+        (0..=255).prop_map(Event::Exited),
+        Just(Event::Probed(Ok(()))),
+        Just(Event::Probed(Err("no".into()))),
+        Just(Event::Deadline),
+    ]
+}
+
+proptest! {
+    /// Whatever happens in whatever order: containers are made one at a time, each is cleared before the next, after
+    /// the end nothing is done any more, and at the end nothing is left.
+    #[test]
+    fn at_most_one_container_and_none_after_the_end(
+        events in proptest::collection::vec((any_event(), 0..100_000_u64), 0..200)
+    ) {
+        let mut life = Life::new(rules());
+        let (mut containers, mut ended, mut now) = (0, false, 0);
+        for (event, later) in events {
+            now += later;
+            let (next, actions) = life.step(event, now);
+            life = next;
+            prop_assert!(!ended || actions.is_empty());
+            for action in actions {
+                match action {
+                    Action::Make => containers += 1,
+                    Action::Clear => containers = 0,
+                    Action::End => ended = true,
+                    _ => {}
+                }
+                prop_assert!(containers <= 1);
+            }
+            prop_assert!(!ended || containers == 0);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The lock that makes one process the only one to change a service.
+//! It knows nothing of what is changed.
+//!
+//! It is an open-file-description lock (fcntl(2), `F_OFD_SETLK`): given back by the kernel however its holder ends, and
+//! unlike flock(2) it can be asked about without being taken, so that `opsrun ps` never stands in anyone's way.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+/// A held lock; given back when dropped, or when the process ends in whatever way.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+/// What came of trying.
+#[derive(Debug)]
+pub(crate) enum Tried {
+    /// It is held now.
+    Held(Lock),
+    /// Another process holds it; 0 when it has not said who it is yet.
+    By(i32),
+}
+
+impl Lock {
+    /// Tries to hold it, without waiting.
+    pub(crate) fn try_hold(path: &Path) -> io::Result<Tried> {
+        if let Some(folder) = path.parent() {
+            fs_err::create_dir_all(folder)?;
+        }
+        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        match fcntl(file.as_raw_fd(), FcntlArg::F_OFD_SETLK(&whole_file())) {
+            Ok(_) => {
+                file.set_len(0)?;
+                file.rewind()?;
+                write!(file, "{}", std::process::id())?;
+                Ok(Tried::Held(Self { _file: file }))
+            }
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(Tried::By(written_holder(&mut file)?)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Who holds it; `None` when nobody does.
+    pub(crate) fn holder(path: &Path) -> io::Result<Option<i32>> {
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut question = whole_file();
+        fcntl(file.as_raw_fd(), FcntlArg::F_OFD_GETLK(&mut question))?;
+        if i32::from(question.l_type) == libc::F_UNLCK {
+            return Ok(None);
+        }
+        written_holder(&mut file).map(Some)
+    }
+}
+
+/// The kernel does not say who holds an open-file-description lock, so the holder writes its number into the file.
+fn written_holder(file: &mut File) -> io::Result<i32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text.trim().parse().unwrap_or(0))
+}
+
+fn whole_file() -> libc::flock {
+    libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holds_it_others_see_who_and_it_is_free_afterwards() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("lock");
+        assert_eq!(Lock::holder(&path).expect("ask"), None);
+        let held = Lock::try_hold(&path).expect("try");
+        assert!(matches!(held, Tried::Held(_)));
+        let own = i32::try_from(std::process::id()).expect("pid");
+        assert_eq!(Lock::holder(&path).expect("ask"), Some(own));
+        assert!(matches!(Lock::try_hold(&path).expect("try"), Tried::By(by) if by == own));
+        drop(held);
+        assert_eq!(Lock::holder(&path).expect("ask"), None);
+        assert!(matches!(Lock::try_hold(&path).expect("try"), Tried::Held(_)));
+    }
+}

@@ -1,0 +1,497 @@
+//! The supervisor of one service: one thread, one loop that waits for whatever comes first, turns it into an event of
+//! the life cycle and performs the actions that follow. It knows no image and no command line.
+//!
+//! ```text
+//!   signals (children that ended, SIGTERM) ─┐
+//!   control socket and its clients ─────────┤             ┌─▶ container made, let go, signalled, killed, cleared
+//!   the throw-away process's reports ───────┼─▶ event ─▶ life cycle ─▶ actions ─▶ record replaced, clients told
+//!   the probe under way ────────────────────┤             └─▶ probe begun, deadline set
+//!   deadlines ──────────────────────────────┘
+//!   stdout and stderr of the service ─────────▶ log, with no event
+//! ```
+//!
+//! A failing disk or system call never ends the loop while the service runs: it is noted in the supervisor's log.
+
+mod actions;
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use oci_spec::runtime::Spec;
+use rustix::event::{PollFd, PollFlags};
+
+use crate::container::{self, Making};
+use crate::control::{self, Answer, Command, Conversation};
+use crate::definition::Definition;
+use crate::error::{Error, Failure};
+use crate::folders::ServiceFolders;
+use crate::health::Prober;
+use crate::host_files::HostFiles;
+use crate::lifecycle::{Event, Life};
+use crate::lock::{Lock, Tried};
+use crate::log::{Drained, LogWriter, Stream};
+use crate::os;
+use crate::record::{self, Exit, Record};
+
+/// Clients at once; one more is turned away.
+const CLIENTS_MAX: usize = 32;
+/// Ended children whose purpose is not known yet.
+const STRAYS_MAX: usize = 16;
+
+/// Runs the hidden command `supervise`: the first client is its standard input.
+///
+/// Returns the exit status: 0 when the service was stopped, 1 when it could not be supervised or is left alone.
+#[must_use]
+pub fn run(folders: &ServiceFolders) -> i32 {
+    let Ok(mut first) = take_first_client() else { return 1 };
+    match Supervisor::begin(folders) {
+        Ok(Begun::Supervisor(mut supervisor)) => {
+            supervisor.clients.push(first);
+            supervisor.supervise()
+        }
+        Ok(Begun::Busy(holder)) => {
+            let _ = first.say(&Answer::Busy { holder });
+            1
+        }
+        Err(error) => {
+            let _ = first.say(&Answer::Refused(Failure::of(&error)));
+            1
+        }
+    }
+}
+
+fn take_first_client() -> std::io::Result<Conversation> {
+    // A login that ends takes its session along; a supervisor must not be part of it.
+    let _ = nix::unistd::setsid();
+    let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let null = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    os::close_on_exec_from(3);
+    std::env::set_current_dir("/")?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let stream = UnixStream::from(stdin);
+    stream.set_nonblocking(true)?;
+    Ok(Conversation::new(stream))
+}
+
+enum Begun {
+    Supervisor(Box<Supervisor>),
+    Busy(i32),
+}
+
+/// What the supervisor holds of the generation it runs.
+struct Running {
+    life: Life,
+    definition: Definition,
+    spec: Spec,
+    bundle: PathBuf,
+    prober: Prober,
+    log: LogWriter,
+    host_files: Option<HostFiles>,
+    making: Option<Making>,
+    pid: Option<Pid>,
+    output: Vec<(Stream, OwnedFd)>,
+    record: Record,
+    /// The record as it is on disk, once it was written.
+    written: Option<Record>,
+    /// What the record said before: a start in vain changes nothing.
+    before: Option<Record>,
+}
+
+struct Supervisor {
+    folders: ServiceFolders,
+    lock: Option<Lock>,
+    listener: Option<UnixListener>,
+    signals: SignalFd,
+    clients: Vec<Conversation>,
+    running: Option<Running>,
+    events: VecDeque<Event>,
+    deadline: Option<u64>,
+    strays: VecDeque<(Pid, i32)>,
+    began: Instant,
+    ended: Option<i32>,
+}
+
+/// What the loop waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Signals,
+    Listener,
+    Client(usize),
+    Making,
+    Probe,
+    HostFiles,
+    Output(usize),
+}
+
+impl Supervisor {
+    fn begin(folders: &ServiceFolders) -> Result<Begun, Error> {
+        let failed = |doing| move |error: std::io::Error| Error::Io { doing, source: error };
+        for folder in [&folders.state, &folders.log] {
+            fs_err::create_dir_all(folder).map_err(failed("make the service's folders"))?;
+        }
+        make_private_folder(&folders.run).map_err(failed("make the service's folders"))?;
+        let lock = match Lock::try_hold(&folders.lock()).map_err(failed("lock the service"))? {
+            Tried::Held(lock) => lock,
+            Tried::By(holder) => return Ok(Begun::Busy(holder)),
+        };
+        clear_leftovers(folders)?;
+        let listener = control::listen(&folders.control()).map_err(failed("make the supervisor's socket"))?;
+        let mut wanted = SigSet::empty();
+        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT] {
+            wanted.add(signal);
+        }
+        let blocked = wanted.thread_block().map_err(std::io::Error::from);
+        blocked.map_err(failed("block signals"))?;
+        let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .map_err(|error| failed("receive signals")(error.into()))?;
+        Ok(Begun::Supervisor(Box::new(Self {
+            folders: folders.clone(),
+            lock: Some(lock),
+            listener: Some(listener),
+            signals,
+            clients: Vec::new(),
+            running: None,
+            events: VecDeque::new(),
+            deadline: None,
+            strays: VecDeque::new(),
+            began: Instant::now(),
+            ended: None,
+        })))
+    }
+
+    fn supervise(&mut self) -> i32 {
+        loop {
+            while let Some(event) = self.events.pop_front() {
+                self.happen(event);
+            }
+            if let Some(status) = self.ended {
+                return status;
+            }
+            if self.running.is_none() && self.clients.is_empty() {
+                // Whoever started this supervisor went away before it said what for.
+                return 1;
+            }
+            for source in self.wait() {
+                self.serve(source);
+            }
+            self.turn_probe(false);
+            if self.deadline.is_some_and(|at| self.now() >= at) {
+                self.deadline = None;
+                self.events.push_back(Event::Deadline);
+            }
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Waits until something is ready or a time has come; what is ready.
+    fn wait(&self) -> Vec<Source> {
+        let awaited = self.awaited();
+        let mut fds: Vec<_> =
+            awaited.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+        let timeout = self.sleeps_at_most().map(|time| {
+            rustix::time::Timespec::try_from(time).expect("OK because no deadline is centuries away")
+        });
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) => {}
+            // Nothing is ready then; the signal itself is read from its descriptor.
+            Err(_) => return Vec::new(),
+        }
+        let ready = awaited.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
+        ready.map(|((source, ..), _)| *source).collect()
+    }
+
+    fn awaited(&self) -> Vec<(Source, BorrowedFd<'_>, PollFlags)> {
+        let mut awaited = vec![(Source::Signals, self.signals.as_fd(), PollFlags::IN)];
+        if let Some(listener) = &self.listener {
+            awaited.push((Source::Listener, listener.as_fd(), PollFlags::IN));
+        }
+        for (index, client) in self.clients.iter().enumerate() {
+            awaited.push((Source::Client(index), client.stream.as_fd(), PollFlags::IN));
+        }
+        let Some(running) = &self.running else { return awaited };
+        if let Some(making) = &running.making {
+            awaited.push((Source::Making, making.as_fd(), PollFlags::IN));
+        }
+        if let Some((fd, flags)) = running.prober.waits_for() {
+            awaited.push((Source::Probe, fd, flags));
+        }
+        if let Some(files) = &running.host_files {
+            awaited.push((Source::HostFiles, files.as_fd(), PollFlags::IN));
+        }
+        for (index, (_, pipe)) in running.output.iter().enumerate() {
+            awaited.push((Source::Output(index), pipe.as_fd(), PollFlags::IN));
+        }
+        awaited
+    }
+
+    fn sleeps_at_most(&self) -> Option<Duration> {
+        let deadline =
+            self.deadline.map(|at| Duration::from_millis(at.saturating_sub(self.now()).saturating_add(1)));
+        let probe = self.running.as_ref().and_then(|running| running.prober.wakes_at());
+        let probe = probe.map(|at| at.saturating_duration_since(Instant::now()));
+        [deadline, probe].into_iter().flatten().min()
+    }
+
+    fn serve(&mut self, source: Source) {
+        match source {
+            Source::Signals => self.read_signals(),
+            Source::Listener => self.accept(),
+            Source::Client(index) => self.listen_to(index),
+            Source::Making => self.continue_making(),
+            Source::Probe => self.turn_probe(true),
+            Source::HostFiles => {
+                let files = self.running.as_ref().and_then(|running| running.host_files.as_ref());
+                if let Some(Err(error)) = files.map(HostFiles::refresh) {
+                    self.note(&format!("could not follow the host's resolv.conf and hosts: {error}"));
+                }
+            }
+            Source::Output(index) => self.drain(index),
+        }
+    }
+
+    fn accept(&mut self) {
+        let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept) else { return };
+        if self.clients.len() < CLIENTS_MAX && stream.set_nonblocking(true).is_ok() {
+            self.clients.push(Conversation::new(stream));
+        }
+    }
+
+    fn listen_to(&mut self, index: usize) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        match client.hear::<Command>() {
+            Ok(Some(command)) => self.obey(&command, index),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            // A client that left, or that does not speak this protocol.
+            Ok(None) | Err(_) => {
+                self.clients.remove(index);
+            }
+        }
+    }
+
+    fn obey(&mut self, command: &Command, index: usize) {
+        let refusal = match (command, &self.running) {
+            (Command::Start { generation }, None) => match self.prepare(*generation) {
+                Ok(running) => {
+                    self.running = Some(running);
+                    self.events.push_back(Event::Start);
+                    None
+                }
+                Err(error) => {
+                    self.ended = Some(1);
+                    Some(Answer::Refused(Failure::of(&error)))
+                }
+            },
+            (Command::Start { .. }, Some(running)) => {
+                Some(Answer::AlreadyRunning { release: running.definition.release.clone() })
+            }
+            (Command::Stop, Some(_)) => {
+                self.events.push_back(Event::Stop);
+                None
+            }
+            (Command::Stop, None) => Some(Answer::Stopped),
+        };
+        if let (Some(answer), Some(client)) = (refusal, self.clients.get_mut(index)) {
+            let _ = client.say(&answer);
+        }
+    }
+
+    fn prepare(&self, generation: u32) -> Result<Running, Error> {
+        let bundle = self.folders.generation(generation);
+        let spec = container::read_spec(&bundle)?;
+        let definition = Definition::of(&spec)?;
+        let before = Record::read(&self.folders)?;
+        let host_files = HostFiles::follow(&self.folders.host_files())
+            .map_err(|error| Error::Io { doing: "copy the host's resolv.conf and hosts", source: error })?;
+        let log = LogWriter::open(&self.folders.output(generation))?;
+        let life = Life::new(definition.clone());
+        Ok(Running {
+            prober: Prober::new(definition.health.clone(), &bundle, &self.folders.run),
+            record: first_record(&definition, &life),
+            life,
+            definition,
+            spec,
+            bundle,
+            log,
+            host_files: Some(host_files),
+            making: None,
+            pid: None,
+            output: Vec::new(),
+            written: None,
+            before,
+        })
+    }
+
+    /// One step of the life cycle.
+    fn happen(&mut self, event: Event) {
+        let now = self.now();
+        let Some(running) = &mut self.running else { return };
+        let before = running.life.state();
+        let (life, actions) = running.life.clone().step(event.clone(), now);
+        running.life = life;
+        let after = running.life.state();
+        if before != after {
+            self.note(&format!("{before:?} → {after:?} by {event:?}"));
+        }
+        for action in actions {
+            self.act(action);
+        }
+        self.write_record();
+    }
+
+    fn drain(&mut self, index: usize) {
+        let Some(running) = &mut self.running else { return };
+        let Some((stream, pipe)) = running.output.get(index) else { return };
+        match running.log.drain(*stream, pipe.as_fd()) {
+            Ok(Drained::Open) => {}
+            // All writers have closed it, or it cannot be read: nothing more will come.
+            Ok(Drained::Ended) | Err(_) => {
+                running.output.remove(index);
+            }
+        }
+    }
+
+    fn read_signals(&mut self) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
+            match Signal::try_from(number) {
+                Ok(Signal::SIGCHLD) => {}
+                Ok(_) => self.events.push_back(Event::Stop),
+                Err(_) => {}
+            }
+        }
+        self.reap();
+    }
+
+    fn reap(&mut self) {
+        while let Ok(status) = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+            let Some((pid, status)) = exit_status(status) else {
+                if status == WaitStatus::StillAlive {
+                    break;
+                }
+                continue;
+            };
+            self.child_ended(pid, status);
+        }
+    }
+
+    fn child_ended(&mut self, pid: Pid, status: i32) {
+        // What the throw-away process has to say of this child comes first. It has nothing to say, and would wait for
+        // ever, before it was let go.
+        while self.running.as_ref().is_some_and(|running| {
+            running.pid == Some(pid) && running.making.as_ref().is_some_and(Making::went)
+        }) {
+            self.continue_making();
+        }
+        let Some(running) = &mut self.running else { return };
+        if running.pid == Some(pid) {
+            running.pid = None;
+            running.record.last_exit = Some(Exit { at_ms: now_unix_ms(), status });
+            if running.making.take().is_some() {
+                let early =
+                    Failure::new(format!("its process 1 ended with status {status} before it was started"));
+                self.events.push_back(Event::NotMade(early));
+            } else {
+                self.events.push_back(Event::Exited(status));
+            }
+        } else if let Some(verdict) = running.prober.child_ended(pid, status) {
+            self.events.push_back(Event::Probed(verdict));
+        } else {
+            if self.strays.len() == STRAYS_MAX {
+                self.strays.pop_front();
+            }
+            self.strays.push_back((pid, status));
+        }
+    }
+
+    fn turn_probe(&mut self, ready: bool) {
+        let Some(running) = &mut self.running else { return };
+        let mut verdict = running.prober.turn(ready, Instant::now());
+        // A check that ended before it was reported to exist.
+        if verdict.is_none() {
+            verdict = self.strays.iter().find_map(|(pid, status)| running.prober.child_ended(*pid, *status));
+        }
+        if let Some(verdict) = verdict {
+            self.events.push_back(Event::Probed(verdict));
+        }
+    }
+
+    /// One line in the supervisor's own log.
+    fn note(&self, text: &str) {
+        use std::io::Write;
+        let time = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(self.folders.supervisor_log());
+        // OK to ignore: with a full disk there is nowhere else to say it.
+        let _ = log.and_then(|mut log| writeln!(log, "{time} {text}"));
+    }
+}
+
+/// Kills and removes what a supervisor that died left behind.
+pub(crate) fn clear_leftovers(folders: &ServiceFolders) -> Result<(), Error> {
+    let Some(mut record) = Record::read(folders)? else { return Ok(()) };
+    let Some(process) = record.process.take() else { return Ok(()) };
+    let cgroup = PathBuf::from(&process.cgroup);
+    let id = cgroup.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    container::clear(&folders.run, &id, &cgroup)?;
+    record.state = record::State::Stopped;
+    record.health = record::Health::Unknown;
+    record.started_at_ms = None;
+    record.changed_at_ms = now_unix_ms();
+    record.write(folders)
+}
+
+fn make_private_folder(folder: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    if let Some(parent) = folder.parent() {
+        fs_err::create_dir_all(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn first_record(definition: &Definition, life: &Life) -> Record {
+    Record {
+        version: record::VERSION,
+        service: definition.service.clone(),
+        release: definition.release.clone(),
+        image: definition.image.clone(),
+        image_id: definition.image_id.clone(),
+        generation: definition.generation,
+        ports: definition.ports.clone(),
+        wanted: life.wanted(),
+        state: life.state(),
+        health: life.health(),
+        process: None,
+        started_at_ms: None,
+        changed_at_ms: now_unix_ms(),
+        restarts: 0,
+        last_exit: None,
+        last_failure: None,
+    }
+}
+
+fn now_unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A child that has ended, and its status as a shell gives it.
+fn exit_status(status: WaitStatus) -> Option<(Pid, i32)> {
+    match status {
+        WaitStatus::Exited(pid, code) => Some((pid, code)),
+        WaitStatus::Signaled(pid, signal, _) => Some((pid, 128 + signal as i32)),
+        _ => None,
+    }
+}
