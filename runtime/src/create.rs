@@ -30,6 +30,7 @@ use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::SigSet;
 use oci_spec::runtime::{Capability, Process, Spec};
 
 use crate::cgroup;
@@ -76,6 +77,9 @@ pub fn run() -> i32 {
 
 /// Moves the channel from standard input to a descriptor that the container never gets.
 fn take_channel() -> io::Result<Channel> {
+    // Who asked reads some signals from a descriptor and has them blocked, which is passed on by fork and exec: the
+    // program in the container would never get them.
+    SigSet::empty().thread_set_mask()?;
     let channel = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     let null = File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
