@@ -10,7 +10,7 @@
 //! rather than acted upon by the kernel, and a guard puts the terminal back on every way out.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -295,6 +295,7 @@ impl Drop for Signals {
 mod tests {
     use std::fs::File;
     use std::io::{Read, Write};
+    use std::os::fd::AsFd;
     use std::process::{Child, Command, ExitStatus, Stdio};
     use std::time::{Duration, Instant};
 

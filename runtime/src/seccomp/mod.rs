@@ -70,12 +70,6 @@ impl Filter {
             .collect();
         crate::os::seccomp_load(&program, self.flags)
     }
-
-    /// How many instructions the kernel walks at most over; for tests and `inspect`.
-    #[must_use]
-    pub fn length(&self) -> usize {
-        self.program.len()
-    }
 }
 
 /// The flags of seccomp(2). None given means `SPEC_ALLOW`, as with runc: without it a kernel before 5.16 switches
