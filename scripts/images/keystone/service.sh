@@ -1,8 +1,10 @@
 #!/bin/sh
 # Serves keystone's API on port 5000 until SIGTERM, on which it finishes the requests under way and ends.
-# exec, so that uWSGI gets the signal and not this shell.
+# exec, so that uWSGI gets the signal and not this shell. Without the last option Zed's greenlet crashes the workers
+# as they end.
 exec uwsgi --plugin python3 \
     --http-socket :5000 --buffer-size 65535 --add-header 'Connection: close' \
     --wsgi-file /usr/bin/keystone-wsgi-public --need-app --lazy-apps \
     --master --processes 2 --enable-threads --threads 2 --thunder-lock \
-    --die-on-term --hook-master-start 'unix_signal:15 gracefully_kill_them_all' --worker-reload-mercy 60
+    --die-on-term --hook-master-start 'unix_signal:15 gracefully_kill_them_all' --worker-reload-mercy 60 \
+    --skip-atexit-teardown
