@@ -89,17 +89,33 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
+/// A digest being computed.
+#[derive(Clone, Default)]
+pub struct Hasher(Sha256);
+
+impl Hasher {
+    /// Takes the next bytes.
+    pub fn take(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all bytes taken.
+    pub fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
+    }
+}
+
 /// Hashes and counts all that is read or written through it.
 pub struct Hashing<T> {
     inner: T,
-    hash: Sha256,
+    hasher: Hasher,
     bytes: u64,
 }
 
 impl<T> Hashing<T> {
     /// Begins with nothing hashed.
     pub fn new(inner: T) -> Self {
-        Self { inner, hash: Sha256::new(), bytes: 0 }
+        Self { inner, hasher: Hasher::default(), bytes: 0 }
     }
 
     /// How many bytes went through so far.
@@ -109,11 +125,11 @@ impl<T> Hashing<T> {
 
     /// The digest of all that went through, and how many bytes that was.
     pub fn finish(self) -> (Digest, u64) {
-        (Digest(self.hash.finalize().into()), self.bytes)
+        (self.hasher.finish(), self.bytes)
     }
 
     fn took(&mut self, bytes: &[u8]) {
-        self.hash.update(bytes);
+        self.hasher.take(bytes);
         self.bytes += bytes.len() as u64;
     }
 }

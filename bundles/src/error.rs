@@ -324,6 +324,14 @@ pub enum Error {
         /// What is wrong, as in "is not a folder".
         reason: String,
     },
+    /// Something in the image that can only be a folder is something else.
+    #[error("{path} in {image} is not a folder", path = .path.display())]
+    NotAFolder {
+        /// The image.
+        image: String,
+        /// The path in the image.
+        path: PathBuf,
+    },
     /// A NUL byte, which would cut a text short, in what is to be run.
     #[error("{what} of {image} holds a NUL byte")]
     NulByte {

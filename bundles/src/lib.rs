@@ -9,5 +9,8 @@ pub mod seccomp;
 pub mod rootfs;
 pub mod reference;
 mod tape;
+pub mod store;
+mod layer;
+pub mod archive;
 
 pub use error::{Error, Result};

@@ -35,12 +35,25 @@ pub(crate) enum Fault {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A regular file; its bytes follow. `real_size` is its length, holes included.
-    File { real_size: u64, sparse: Option<Vec<Segment>> },
+    File {
+        real_size: u64,
+        sparse: Option<Vec<Segment>>,
+    },
     /// A further name of the file `target`.
-    HardLink { target: Vec<u8> },
-    Symlink { target: Vec<u8> },
-    CharacterDevice { major: u32, minor: u32 },
-    BlockDevice { major: u32, minor: u32 },
+    HardLink {
+        target: Vec<u8>,
+    },
+    Symlink {
+        target: Vec<u8>,
+    },
+    CharacterDevice {
+        major: u32,
+        minor: u32,
+    },
+    BlockDevice {
+        major: u32,
+        minor: u32,
+    },
     Folder,
     Fifo,
 }
@@ -83,6 +96,12 @@ pub(crate) trait Skip: BufRead {
 }
 
 impl Skip for &[u8] {}
+
+impl<S: Skip> Skip for &mut S {
+    fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        (**self).skip(bytes)
+    }
+}
 
 /// An archive being read.
 pub(crate) struct Tape<S> {
@@ -155,11 +174,6 @@ impl<S: Skip> Tape<S> {
     /// Whether the archive's end was marked as such, by a block of zeros, rather than just reached.
     pub(crate) fn marked_end(&self) -> bool {
         self.marked_end
-    }
-
-    /// What follows the end of the archive.
-    pub(crate) fn into_source(self) -> S {
-        self.source
     }
 
     fn next_header(&mut self) -> Result<Option<Header>, Fault> {
@@ -245,8 +259,10 @@ impl<S: Skip> Tape<S> {
         let name = records.sparse_name().or_else(|| records.path()).map(<[u8]>::to_vec).or(long_name);
         let name = name.unwrap_or_else(|| header.name());
         self.latest.clone_from(&name);
-        let link = records.link_path().map(<[u8]>::to_vec).or(long_link).unwrap_or_else(|| header.link_name());
-        let fault = |reason: &'static str| Fault::Malformed { entry: name.clone(), reason: reason.to_owned() };
+        let link =
+            records.link_path().map(<[u8]>::to_vec).or(long_link).unwrap_or_else(|| header.link_name());
+        let fault =
+            |reason: &'static str| Fault::Malformed { entry: name.clone(), reason: reason.to_owned() };
 
         let size = records.size().map_err(fault)?;
         let size = size.map_or_else(|| header.size(), Ok).map_err(fault)?;
@@ -287,10 +303,12 @@ impl<S: Skip> Tape<S> {
     fn sparse(&mut self, header: &Header, records: &Records, real_size: u64) -> Result<Kind, Fault> {
         let (segments, real_size) = if header.kind() == b'S' {
             let mut segments = Vec::new();
-            let mut more = sparse::from_header(header, &mut segments).map_err(|reason| self.malformed(reason))?;
+            let mut more =
+                sparse::from_header(header, &mut segments).map_err(|reason| self.malformed(reason))?;
             while more {
                 let block = self.map_block()?;
-                more = sparse::from_extension(&block, &mut segments).map_err(|reason| self.malformed(reason))?;
+                more =
+                    sparse::from_extension(&block, &mut segments).map_err(|reason| self.malformed(reason))?;
             }
             (segments, real_size)
         } else if records.sparse_map_is_in_data() {

@@ -138,7 +138,8 @@ impl Records {
             Some(map) => map.split(|&byte| byte == b',').map(decimal).collect::<Option<Vec<u64>>>(),
             None => self.repeated_segments(),
         };
-        let segments = numbers.and_then(|numbers| sparse::pairs(&numbers)).ok_or("its map of holes is malformed")?;
+        let segments =
+            numbers.and_then(|numbers| sparse::pairs(&numbers)).ok_or("its map of holes is malformed")?;
         Ok(Some((segments, header::size(size)?)))
     }
 

@@ -111,7 +111,10 @@ fn pax_records_win_over_the_header() {
     );
     let entries = read_all(&archive).unwrap();
     let (entry, data) = &entries[0];
-    assert_eq!((entry.name.as_slice(), entry.uid, data.as_slice()), (&b"renamed"[..], 3_000_000_000, &b"data"[..]));
+    assert_eq!(
+        (entry.name.as_slice(), entry.uid, data.as_slice()),
+        (&b"renamed"[..], 3_000_000_000, &b"data"[..])
+    );
     assert_eq!((entry.modified_s, entry.modified_ns), (1_700_000_000, 250_000_000));
     let expected = [(b"security.capability".to_vec(), capability.to_vec()), (b"user.empty".to_vec(), vec![])];
     assert_eq!(entry.xattrs, expected);
@@ -119,12 +122,9 @@ fn pax_records_win_over_the_header() {
 
 #[test]
 fn times_before_1970_and_with_many_digits() {
-    for (text, expected) in [
-        ("-1.25", (-2, 750_000_000)),
-        ("-3", (-3, 0)),
-        ("0.1234567899", (0, 123_456_789)),
-        ("7.", (7, 0)),
-    ] {
+    for (text, expected) in
+        [("-1.25", (-2, 750_000_000)), ("-3", (-3, 0)), ("0.1234567899", (0, 123_456_789)), ("7.", (7, 0))]
+    {
         let entries = read_all(&with_records(&[("mtime", text.as_bytes())], "a", b"")).unwrap();
         assert_eq!((entries[0].0.modified_s, entries[0].0.modified_ns), expected, "{text}");
     }
@@ -200,7 +200,10 @@ fn sparse_maps_that_lie() {
         ("6000", ",,"),
     ] {
         let records = [("GNU.sparse.size", size.as_bytes()), ("GNU.sparse.map", map.as_bytes())];
-        assert!(matches!(read_all(&with_records(&records, "a", b"ABCD")), Err(Fault::Malformed { .. })), "{map}");
+        assert!(
+            matches!(read_all(&with_records(&records, "a", b"ABCD")), Err(Fault::Malformed { .. })),
+            "{map}"
+        );
     }
 }
 

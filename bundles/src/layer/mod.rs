@@ -1,0 +1,95 @@
+//! Unpacks one layer, a tar stream, into a folder in the form that overlayfs takes as a lower layer.
+//! Knows neither archives nor the store; it gets a stream and an empty folder.
+//!
+//! ```text
+//! thread:  blob ─▶ hash ─▶ decompress ─▶ parts ─┐          (stream.rs, compression.rs)
+//! caller:                  tar entries ◀─ hash ◀┘          (stream.rs, unpack.rs)
+//!                             └─▶ files below one folder   (folder.rs)
+//! ```
+//! Nothing is believed before both hashes are right, so what is written must be harmless until then: it lies below
+//! one folder, and every path is resolved by the kernel as if that were the root.
+
+pub(crate) mod compression;
+mod folder;
+mod stream;
+mod unpack;
+
+use std::os::fd::OwnedFd;
+
+use crate::archive::FoundLayer;
+use crate::error::{Error, Result};
+use crate::store::Progress;
+use folder::Folder;
+use stream::Verdict;
+use unpack::Trouble;
+
+/// What a layer turned out to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unpacked {
+    /// Bytes of its regular files, holes included, hard links counted once.
+    pub(crate) bytes: u64,
+    /// Its entries.
+    pub(crate) entries: u64,
+}
+
+/// Unpacks a layer into an empty folder and checks its digests. On an error the folder's content is worthless.
+/// `trash` is another empty folder of the same file system, for what a layer has first as a folder and then not.
+pub(crate) fn unpack(
+    layer: &FoundLayer,
+    into: OwnedFd,
+    trash: OwnedFd,
+    progress: &mut dyn Progress,
+) -> Result<Unpacked> {
+    let mut first = [0; compression::MAGIC_BYTES];
+    let blob = layer.blob.clone();
+    let not_read = |error| Error::io(format!("read {}", layer.title), error);
+    let there = blob.read_at_most(&mut first).map_err(not_read)?;
+    let found = compression::by_magic(&first[..there]);
+    let expected = layer.compression;
+    let compression = match found {
+        Ok(found) if expected.is_none_or(|expected| expected == found) => found,
+        found => {
+            return Err(Error::WrongCompression {
+                layer: layer.title.clone(),
+                expected: expected.map_or("plain, gzip or zstd", compression::Compression::name),
+                found: found.map_or_else(|other| other, compression::Compression::name),
+            });
+        }
+    };
+    let (outcome, verdict) = stream::run(blob, compression, progress, |stream| {
+        unpack::entries(stream, &mut Folder::new(into, trash))
+    });
+    judge(layer, outcome, verdict)
+}
+
+/// Decides what was wrong, if something was. A damaged blob shows in several ways at once (as bad gzip, as a bad
+/// entry, as a wrong diff id): the first of these that is certain is the one worth reading.
+fn judge(layer: &FoundLayer, outcome: Result<Unpacked, Trouble>, verdict: Verdict) -> Result<Unpacked> {
+    let title = || layer.title.clone();
+    if let Err(Trouble::Host { entry, doing, source }) = outcome {
+        return Err(match Error::io(format!("{doing} for {entry:?} of {}", title()), source) {
+            Error::Io { source, .. } => Error::EntryRefused { layer: title(), entry, doing, source },
+            full => full,
+        });
+    }
+    let blob = verdict.blob.map_err(|source| Error::io(format!("read {}", title()), source))?;
+    if let Some(expected) = layer.digest.filter(|expected| *expected != blob) {
+        return Err(Error::WrongDigest { blob: title(), expected, found: blob });
+    }
+    if let Some((compression, source)) = verdict.undecodable {
+        return Err(Error::Decompress { layer: title(), compression, source });
+    }
+    if verdict.diff_id != layer.diff_id {
+        return Err(Error::WrongDiffId { layer: title(), expected: layer.diff_id, found: verdict.diff_id });
+    }
+    outcome.map_err(|trouble| match trouble {
+        Trouble::Host { .. } => unreachable!("returned above"),
+        Trouble::Refused { entry, doing, source } => {
+            Error::EntryRefused { layer: title(), entry, doing, source }
+        }
+        Trouble::Entry { entry, reason } => Error::Entry { layer: title(), entry, reason },
+        Trouble::Ends { entry } => {
+            Error::Truncated { origin: title(), reason: format!("it ends in or after {entry:?}") }
+        }
+    })
+}

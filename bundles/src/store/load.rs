@@ -1,0 +1,188 @@
+//! Takes the images of an archive into the store: all of them, or on any error none, with nothing left behind.
+//! Does not know what layers and archives look like inside.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::records::{ImageRecord, LayerRecord, Tags};
+use super::{Image, LoadOptions, Progress, Store, disk, lock};
+use crate::archive::{self, Findings, Found, FoundLayer, Platform, Source};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::layer;
+use crate::reference::Reference;
+
+impl Store {
+    /// Loads all images of an archive, a layout folder or standard input, for one platform. Each blob's digest and
+    /// each layer's diff id is checked. Waits while another process changes the store.
+    ///
+    /// # Errors
+    /// Nearly all that [`Error`] has for archives, layers and the store; nothing is left behind then.
+    pub fn load(
+        &self,
+        source: &Source,
+        options: &LoadOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<Image>> {
+        let platform = options.platform.clone().unwrap_or_else(Platform::host);
+        // Standard input may be slow, so it is read before others have to wait.
+        let tmp = self.tmp_folder();
+        let findings = archive::find(source, &platform, disk::open_folder(&tmp)?)?;
+        let names = names(&findings, options)?;
+        let changing = lock::change(&self.lock_file(), progress)?;
+        disk::empty(&tmp)?;
+        let mut work = Work { store: self, folder: tmp.join("load"), layers: vec![], images: vec![] };
+        let result = work.take_in(&findings.images, &names, progress);
+        // Before the lock is let go, and whatever became of it.
+        let emptied = disk::empty(&tmp);
+        drop(changing);
+        result.and_then(|()| emptied)?;
+        let tags = self.tags()?;
+        let ids = findings.images.iter().map(|found| found.id);
+        ids.map(|id| {
+            let missing = || Error::StoreMissing { path: self.image_folder(id) };
+            self.image_of(id, &tags)?.ok_or_else(missing)
+        })
+        .collect()
+    }
+}
+
+/// The names that the images are to have.
+fn names(findings: &Findings, options: &LoadOptions) -> Result<Vec<Vec<Reference>>> {
+    let (origin, images) = (findings.origin.clone(), findings.images.len());
+    if let Some(tag) = &options.tag {
+        if images > 1 {
+            return Err(Error::NameForSeveral { origin, images });
+        }
+        if tag.digest.is_some() {
+            let reason = "a digest cannot be given to an image";
+            return Err(Error::InvalidReference { text: tag.to_string(), reason });
+        }
+        return Ok(vec![vec![tag.clone().with_tag_or("latest")]]);
+    }
+    if let Some(unnamed) = findings.images.iter().find(|image| image.names.is_empty()) {
+        return Err(Error::Unnamed { origin, tag: unnamed.bare_tag.clone(), images });
+    }
+    Ok(findings.images.iter().map(|image| image.names.clone()).collect())
+}
+
+/// What a load has made aside so far.
+struct Work<'a> {
+    store: &'a Store,
+    folder: PathBuf,
+    layers: Vec<Digest>,
+    images: Vec<Digest>,
+}
+
+impl Work<'_> {
+    fn take_in(
+        &mut self,
+        found: &[Found],
+        names: &[Vec<Reference>],
+        progress: &mut dyn Progress,
+    ) -> Result<()> {
+        for folder in [self.layers_folder(), self.images_folder(), self.folder.join("trash")] {
+            disk::create_folder(&folder, 0o755)?;
+        }
+        let count = found.iter().map(|image| image.layers.len()).sum();
+        let layers = found.iter().flat_map(|image| &image.layers);
+        for (index, layer) in layers.enumerate() {
+            if self.layers.contains(&layer.diff_id) || self.is_present(layer.diff_id)? {
+                progress.layer_present(index, count, &layer.diff_id);
+                continue;
+            }
+            progress.layer_began(index, count, &layer.diff_id, Some(layer.blob.len()));
+            self.unpack(layer, progress)?;
+            progress.layer_done(&layer.diff_id);
+        }
+        let mut tags = self.store.tags()?;
+        for (image, names) in found.iter().zip(names) {
+            self.describe(image)?;
+            names.iter().for_each(|name| tags.insert(name, image.id));
+        }
+        tags.prepare(&self.folder)?;
+        progress.syncing();
+        disk::sync_all(&self.folder)?;
+        self.put_in_place()
+    }
+
+    fn unpack(&mut self, layer: &FoundLayer, progress: &mut dyn Progress) -> Result<()> {
+        let folder = self.layers_folder().join(layer.diff_id.hex());
+        let (root, trash) = (folder.join("root"), self.folder.join("trash"));
+        disk::create_folder(&folder, 0o755)?;
+        disk::create_folder(&root, 0o755)?;
+        let unpacked = layer::unpack(layer, disk::open_folder(&root)?, disk::open_folder(&trash)?, progress)?;
+        LayerRecord::new(layer.diff_id, unpacked.bytes, unpacked.entries).write(&folder)?;
+        // The next layer's may get the same names.
+        disk::empty(&trash)?;
+        self.layers.push(layer.diff_id);
+        Ok(())
+    }
+
+    /// Writes down an image, unless that has been done.
+    fn describe(&mut self, found: &Found) -> Result<()> {
+        if self.images.contains(&found.id) || ImageRecord::read(&self.store.image_folder(found.id))?.is_some()
+        {
+            return Ok(());
+        }
+        let folder = self.images_folder().join(found.id.hex());
+        disk::create_folder(&folder, 0o755)?;
+        disk::write_new(&folder.join("config.json"), &found.raw_configuration)?;
+        let layers = found.layers.iter().map(|layer| layer.diff_id).collect();
+        ImageRecord::new(found.id, found.manifest, layers, now_ms()).write(&folder)?;
+        self.images.push(found.id);
+        Ok(())
+    }
+
+    /// Renames all to where it belongs: layers first, so that there is never an image without them, names last.
+    fn put_in_place(&self) -> Result<()> {
+        let mut moved = Vec::new();
+        let result = self.rename_all(&mut moved);
+        if result.is_err() {
+            for (from, to) in moved.iter().rev() {
+                // OK to fail: a layer or image that nobody calls by name is whole, and the next removal takes it away.
+                let _ = disk::rename(to, from);
+            }
+        }
+        result
+    }
+
+    fn rename_all(&self, moved: &mut Vec<(PathBuf, PathBuf)>) -> Result<()> {
+        let groups = [
+            (self.layers_folder(), self.store.layers_folder(), &self.layers),
+            (self.images_folder(), self.store.images_folder(), &self.images),
+        ];
+        for (from, to, digests) in groups {
+            for digest in digests.iter().collect::<BTreeSet<_>>() {
+                let (from, to) = (from.join(digest.hex()), to.join(digest.hex()));
+                disk::rename(&from, &to)?;
+                moved.push((from, to));
+            }
+            disk::sync_folder(&to)?;
+        }
+        Tags::commit(&self.folder, &self.store.folder)
+    }
+
+    fn is_present(&self, diff_id: Digest) -> Result<bool> {
+        let folder = self.store.layer_folder(diff_id);
+        match LayerRecord::read(&folder)? {
+            Some(_) => Ok(true),
+            None if folder.exists() => Err(Error::StoreMissing { path: folder.join(LayerRecord::FILE) }),
+            None => Ok(false),
+        }
+    }
+
+    fn layers_folder(&self) -> PathBuf {
+        self.folder.join("layers")
+    }
+
+    fn images_folder(&self) -> PathBuf {
+        self.folder.join("images")
+    }
+}
+
+fn now_ms() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,12 @@
+//! Images go into a store: from archives of every kind, hostile and damaged ones, and those that other tools write.
+//! Needs root, as the program itself does.
+
+mod damage;
+mod fixture;
+mod hostile;
+mod kinds;
+mod layers;
+mod limits;
+mod names;
+mod store;
+mod tools;
