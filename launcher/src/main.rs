@@ -1,2 +1,101 @@
-//! The command a person types.
-fn main() {}
+//! The command a person types: arguments in, sentences and an exit status out.
+//! It knows neither libcontainer nor layers; images are the `bundles` room's business, services the `runtime` room's.
+
+mod access;
+mod arguments;
+mod catalogue;
+mod commands;
+mod definition;
+mod drift;
+mod error;
+mod exit;
+mod generation;
+mod hint;
+mod layout;
+mod listing;
+mod mounts;
+mod one_shot;
+mod own_folders;
+mod prepare;
+mod print;
+mod release;
+mod service_name;
+mod settings;
+mod settings_value;
+mod time_span;
+mod wishes;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::{Arguments, Command, ConfigCommand};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::layout::Layout;
+
+fn main() -> ExitCode {
+    let command = match Arguments::try_parse() {
+        Ok(arguments) => arguments.command,
+        Err(error) => {
+            // Help and version are "errors" that clap prints to standard output.
+            let asked_for = error.exit_code() == 0;
+            // What cannot be written can be said nowhere.
+            let _ = error.print();
+            return if asked_for { Exit::Done } else { Exit::Usage }.into();
+        }
+    };
+    let is_of_command = matches!(command, Command::Exec(_) | Command::Run(_));
+    match perform(command) {
+        Ok(exit) => exit.into(),
+        // Whoever read the output has seen enough: `opsrun ps | head -1` is no failure.
+        Err(error) if error.is_closed_output() => Exit::Done.into(),
+        Err(error) => {
+            print::failure(&error);
+            if is_of_command { error.exit_of_command().into() } else { error.exit().into() }
+        }
+    }
+}
+
+fn perform(command: Command) -> Result<Exit, Error> {
+    if !command.is_for_everyone() && !rustix::process::geteuid().is_root() {
+        return Err(Error::NotRoot { command: typed() });
+    }
+    let layout = Layout::from_environment()?;
+    match command {
+        Command::Load(arguments) => commands::load::load(&layout, arguments),
+        Command::Images(arguments) => commands::images::images(&layout, &arguments),
+        Command::Rmi(arguments) => commands::rmi::rmi(&layout, &arguments),
+        Command::Start(arguments) => commands::start::start(&layout, arguments),
+        Command::Stop(arguments) => commands::stop::stop(&layout, arguments),
+        Command::Restart(arguments) => commands::restart::restart(&layout, arguments),
+        Command::Rm(arguments) => commands::rm::rm(&layout, arguments),
+        Command::Ps(arguments) => commands::ps::ps(&layout, &arguments),
+        Command::Status(arguments) => commands::status::status(&layout, &arguments),
+        Command::Logs(arguments) => commands::logs::logs(&layout, &arguments),
+        Command::Exec(arguments) => commands::exec::exec(&layout, arguments),
+        Command::Run(arguments) => commands::run::run(&layout, arguments),
+        Command::Inspect(arguments) => commands::inspect::inspect(&layout, &arguments),
+        Command::Config(config) => match config.command {
+            ConfigCommand::Init(arguments) => commands::config_init::config_init(&layout, &arguments),
+        },
+        Command::Doctor(arguments) => commands::doctor::doctor(&layout, &arguments),
+        Command::Supervise { service } => {
+            Ok(Exit::of_command(runtime::supervisor::run(&layout.service(&service))))
+        }
+        Command::Create => Ok(Exit::of_command(runtime::create::run())),
+        Command::Man { folder } => commands::texts::man(&folder),
+        Command::Completions { shell } => commands::texts::completions(shell),
+    }
+}
+
+/// The command line as it was typed, quoted where a shell would need it.
+fn typed() -> String {
+    let plain =
+        |word: &str| word.chars().all(|char| char.is_ascii_alphanumeric() || "-_./:=,@%+".contains(char));
+    let quote = |word: String| {
+        if plain(&word) && !word.is_empty() { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    };
+    let words = std::env::args_os().skip(1).map(|word| quote(word.to_string_lossy().into_owned()));
+    ["opsrun".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+}

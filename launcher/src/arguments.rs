@@ -1,0 +1,420 @@
+//! The command line: one definition that gives the parser, the help, the manual pages and the completions.
+//! It knows nothing of what the commands do.
+
+use std::path::PathBuf;
+
+use bundles::reference::Reference;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::mounts::Volume;
+use crate::service_name::{ServiceName, ServiceRelease, parse_release};
+
+/// Runs OpenStack API services from container images, with no container daemon
+#[derive(Debug, Parser)]
+#[command(
+    name = "opsrun",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_help = "Example: from an image file to a running service\n\
+        \n  opsrun load keystone-zed.tar\
+        \n  opsrun config init keystone\
+        \n  opsrun start keystone:zed\
+        \n  opsrun ps\n\
+        \nOPSRUN_ROOT=DIR puts everything opsrun keeps below DIR.\
+        \nExit status: 0 done, 1 could not, 2 usage, 3 tried and went back, 4 nothing serves."
+)]
+pub(crate) struct Arguments {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Each subcommand
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Load an image from a file, a folder or standard input
+    #[command(
+        long_about = "Load an image from a file, a folder or standard input: what `docker save`, `podman save`, \
+            `buildah push` and `skopeo copy` write. Every digest is checked.",
+        after_help = "Examples:\
+            \n  opsrun load keystone-zed.tar\
+            \n  opsrun load --tag keystone:zed ./oci-layout\
+            \n  podman save keystone:zed | opsrun load -"
+    )]
+    Load(Load),
+    /// List the images that are loaded
+    #[command(after_help = "Examples:\n  opsrun images\n  opsrun images keystone --json")]
+    Images(Images),
+    /// Remove images, and the layers that no other image needs
+    #[command(after_help = "Example:\n  opsrun rmi keystone:zed")]
+    Rmi(Rmi),
+    /// Start a service and wait until it is healthy
+    #[command(
+        long_about = "Start a service and wait until it is healthy. When it does not become healthy it is stopped \
+            again, and its last lines of output are shown. Without RELEASE it is the release that ran last, or the \
+            only one that is loaded.",
+        after_help = "Examples:\n  opsrun start keystone:zed\n  opsrun start keystone -e OS_DEBUG=1 \
+            -v /srv/pki:/etc/pki:ro"
+    )]
+    Start(Start),
+    /// Stop a service
+    #[command(after_help = "Example:\n  opsrun stop keystone")]
+    Stop(ServiceOnly),
+    /// Stop a service and start it again with the configuration as it is now
+    #[command(
+        long_about = "Stop a service and start it again with the configuration as it is now. When it does not become \
+            healthy, what ran before is started again (exit status 3).",
+        after_help = "Example:\n  opsrun restart keystone"
+    )]
+    Restart(ServiceOnly),
+    /// Forget a service: its record, generations and logs; /opt/NAME stays
+    #[command(after_help = "Examples:\n  opsrun rm keystone\n  opsrun rm --force keystone")]
+    Rm(Rm),
+    /// List the services
+    #[command(after_help = "Examples:\n  opsrun ps\n  opsrun ps --json")]
+    Ps(Ps),
+    /// Show what is known of a service
+    #[command(after_help = "Example:\n  opsrun status keystone")]
+    Status(Status),
+    /// Show the output of a service
+    #[command(after_help = "Examples:\n  opsrun logs keystone\n  opsrun logs -f -n 20 keystone")]
+    Logs(Logs),
+    /// Run a command in the container of a running service
+    #[command(
+        after_help = "Examples:\n  opsrun exec -it keystone bash\n  opsrun exec keystone keystone-manage --version\n\
+            \nThe exit status is the command's; 125: opsrun failed, 126: cannot be executed, 127: no such command."
+    )]
+    Exec(Exec),
+    /// Run a command in a new container, in the foreground
+    #[command(
+        long_about = "Run a command in a new container, in the foreground; the container is removed when the command \
+            ends. When the image is a service's (its name is in the catalogue, or there is an /etc/opsrun/NAME.toml or \
+            an /opt/NAME/conf), the command sees that service's own folders, the configuration live.",
+        after_help = "Examples:\
+            \n  opsrun run --rm keystone:zed keystone-manage db_sync\
+            \n  opsrun run --rm -it --entrypoint bash keystone:zed\n\
+            \nThe exit status is the command's; 125: opsrun failed, 126: cannot be executed, 127: no such command."
+    )]
+    Run(Run),
+    /// Show everything about a service or an image, as JSON
+    #[command(after_help = "Examples:\n  opsrun inspect keystone\n  opsrun inspect keystone:zed")]
+    Inspect(Inspect),
+    /// Work with the configuration of a service
+    Config(Config),
+    /// Say whether this host can run services, and what is missing
+    #[command(after_help = "Example:\n  opsrun doctor")]
+    Doctor(Doctor),
+
+    /// Hold one service: its supervisor
+    #[command(hide = true)]
+    Supervise {
+        /// The service
+        service: ServiceName,
+    },
+    /// Make one container
+    #[command(hide = true)]
+    Create,
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man {
+        /// Folder to write them into
+        folder: PathBuf,
+    },
+    /// Write the completions of a shell to standard output
+    #[command(hide = true)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// `load`
+#[derive(Debug, Args)]
+pub(crate) struct Load {
+    /// An archive, a folder in OCI layout, or `-` for standard input
+    #[arg(value_name = "FILE|DIR|-")]
+    pub source: PathBuf,
+    /// Name and tag that the image gets, instead of the ones that it carries
+    #[arg(short, long, value_name = "NAME:TAG")]
+    pub tag: Option<Reference>,
+    #[command(flatten)]
+    pub form: Form,
+}
+
+/// `images`
+#[derive(Debug, Args)]
+pub(crate) struct Images {
+    /// Only images of this name
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+    /// Ids only
+    #[arg(short, long, conflicts_with = "json")]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub form: Form,
+}
+
+/// `rmi`
+#[derive(Debug, Args)]
+pub(crate) struct Rmi {
+    /// Images, by name and tag or by id
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<Reference>,
+}
+
+/// `start`
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    /// The service, and perhaps the release of it
+    #[arg(value_name = "SERVICE[:RELEASE]")]
+    pub service: ServiceRelease,
+    #[command(flatten)]
+    pub more: More,
+}
+
+/// What `start` and `run` have in common
+#[derive(Debug, Args)]
+pub(crate) struct More {
+    /// Mount a file or folder of the host: HOST:CONTAINER or HOST:CONTAINER:ro
+    #[arg(short, long = "volume", value_name = "HOST:CONTAINER[:ro]")]
+    pub volumes: Vec<Volume>,
+    /// Set a variable, or pass on the one that is set here
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]", value_parser = parse_variable)]
+    pub environment: Vec<(String, String)>,
+}
+
+/// A command with nothing but a service
+#[derive(Debug, Args)]
+pub(crate) struct ServiceOnly {
+    /// The service
+    pub service: ServiceName,
+}
+
+/// `rm`
+#[derive(Debug, Args)]
+pub(crate) struct Rm {
+    /// Stop it first when it is running
+    #[arg(short, long)]
+    pub force: bool,
+    /// The service
+    pub service: ServiceName,
+}
+
+/// `ps`
+#[derive(Debug, Args)]
+pub(crate) struct Ps {
+    /// Names only
+    #[arg(short, long, conflicts_with = "json")]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub form: Form,
+}
+
+/// `status`
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The service
+    pub service: ServiceName,
+    #[command(flatten)]
+    pub form: Form,
+}
+
+/// `logs`
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Go on with what is written from now on, across restarts
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only so many of the last lines
+    #[arg(short = 'n', long = "tail", value_name = "LINES")]
+    pub last: Option<usize>,
+    /// With the time of each line
+    #[arg(short, long)]
+    pub timestamps: bool,
+    /// The service
+    pub service: ServiceName,
+}
+
+/// How a command in a container meets the terminal and the environment
+#[derive(Debug, Args)]
+pub(crate) struct Session {
+    /// Keep standard input open
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// User, by name or number, and perhaps group
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Folder it begins in
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<PathBuf>,
+}
+
+/// `exec`
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    #[command(flatten)]
+    pub session: Session,
+    /// Set a variable, or pass on the one that is set here
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]", value_parser = parse_variable)]
+    pub environment: Vec<(String, String)>,
+    /// The service
+    pub service: ServiceName,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// `run`
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Remove the container afterwards: always so, understood because Docker has it
+    #[arg(long)]
+    pub rm: bool,
+    #[command(flatten)]
+    pub session: Session,
+    #[command(flatten)]
+    pub more: More,
+    /// Name of the container, instead of one that is made up
+    #[arg(long)]
+    pub name: Option<ServiceName>,
+    /// Program that is run instead of the image's entrypoint
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// The image, by name and tag or by id
+    pub image: Reference,
+    /// The command and its arguments, instead of the image's
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// `inspect`
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// A service or an image; a service comes first when it could be both
+    #[arg(value_name = "SERVICE|IMAGE")]
+    pub subject: String,
+    /// Only a service, or only an image
+    #[arg(long = "type", value_name = "TYPE")]
+    pub kind: Option<InspectKind>,
+}
+
+/// What `inspect` looks for
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InspectKind {
+    /// A service
+    Service,
+    /// An image
+    Image,
+}
+
+/// `config`
+#[derive(Debug, Args)]
+pub(crate) struct Config {
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// Each subcommand of `config`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Copy the image's own configuration to /opt/SERVICE/conf, with its owners
+    #[command(
+        after_help = "Examples:\n  opsrun config init keystone\n  opsrun config init keystone --from zed"
+    )]
+    Init(ConfigInit),
+}
+
+/// `config init`
+#[derive(Debug, Args)]
+pub(crate) struct ConfigInit {
+    /// The service
+    pub service: ServiceName,
+    /// Release whose image it is taken from, when several are loaded
+    #[arg(long, value_name = "RELEASE", value_parser = parse_release)]
+    pub from: Option<String>,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub form: Form,
+}
+
+/// In which form something is listed
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Form {
+    /// As JSON, in a form that does not change
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Command {
+    /// Whether anybody may use it: it changes nothing and reads nothing that is root's.
+    pub(crate) fn is_for_everyone(&self) -> bool {
+        matches!(self, Self::Man { .. } | Self::Completions { .. } | Self::Doctor(_))
+    }
+}
+
+/// `NAME=VALUE`; `NAME` alone takes the value that is set here, as Docker does.
+fn parse_variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, value.to_owned()),
+        None => match std::env::var(text) {
+            Ok(value) => (text, value),
+            Err(_) => return Err(format!("{text} is not set here, so it needs a value: {text}=VALUE")),
+        },
+    };
+    if name.is_empty() || text.contains('\0') {
+        return Err("it must be NAME=VALUE or NAME".to_owned());
+    }
+    Ok((name.to_owned(), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_argument_is_explained() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} is not explained", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} of {}", argument.get_id(), command.get_name());
+            }
+            let has_more = command.get_subcommands().next().is_some();
+            let example = command.get_after_help().is_some_and(|text| text.to_string().contains("Example"));
+            assert!(has_more || command.is_hide_set() || example, "{} has no example", command.get_name());
+            command.get_subcommands().for_each(check);
+        }
+        check(&Arguments::command());
+    }
+
+    #[test]
+    fn dockers_way_of_typing_it_works() {
+        let line =
+            "opsrun run --rm -it -e A=b -v /a:/b:ro -u keystone keystone:zed keystone-manage -v --help";
+        let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+        let Command::Run(run) = arguments.command else { panic!("not run") };
+        assert!(run.session.tty && run.session.interactive);
+        assert_eq!(run.more.environment, [("A".to_owned(), "b".to_owned())]);
+        assert_eq!(run.command, ["keystone-manage", "-v", "--help"]);
+
+        let line = "opsrun exec -it keystone bash -c ls";
+        let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+        let Command::Exec(exec) = arguments.command else { panic!("not exec") };
+        assert_eq!(exec.command, ["bash", "-c", "ls"]);
+    }
+}

@@ -1,0 +1,80 @@
+//! `images`: what is loaded.
+//! It does not know how images are stored.
+
+use bundles::reference::Reference;
+use bundles::store::{Image as Stored, Store};
+
+use crate::arguments::Images;
+use crate::commands::now_ms;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::layout::Layout;
+use crate::listing::{self, Image, Layer, VERSION};
+use crate::print::amount::{ago, bytes, short_id, timestamp};
+use crate::print::{self, table::table};
+
+const HEADER: [&str; 5] = ["NAME", "RELEASE", "IMAGE ID", "LOADED", "SIZE"];
+
+/// Lists the images; each of its names has a row of its own.
+///
+/// # Errors
+/// [`Error::Bundles`], [`Error::Output`].
+pub(crate) fn images(layout: &Layout, arguments: &Images) -> Result<Exit, Error> {
+    let mut stored = Store::open(&layout.store())?.images()?;
+    if let Some(name) = &arguments.name {
+        stored.retain(|image| image.names.iter().any(|known| fits(known, name)));
+    }
+    if arguments.form.json {
+        print::json(&listing::Images { version: VERSION, images: stored.iter().map(describe).collect() })?;
+    } else if arguments.quiet {
+        print::data(&stored.iter().map(|image| format!("{}\n", image.id)).collect::<String>())?;
+    } else {
+        print::data(&table(&HEADER, rows(&stored, arguments.name.as_deref())))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Whether a name is the one that was typed: whole, its last part, or with the release.
+fn fits(known: &Reference, typed: &str) -> bool {
+    known.name == typed || known.to_string() == typed || known.name.rsplit('/').next() == Some(typed)
+}
+
+fn rows(stored: &[Stored], only: Option<&str>) -> Vec<Vec<String>> {
+    let now_ms = now_ms();
+    let mut rows = Vec::new();
+    for image in stored {
+        let id = image.id.to_string();
+        let row = |name: &str, release: &str| {
+            vec![
+                name.to_owned(),
+                release.to_owned(),
+                short_id(&id).to_owned(),
+                ago(image.loaded_at_ms, now_ms),
+                bytes(image.bytes()),
+            ]
+        };
+        if image.names.is_empty() {
+            rows.push(row("<none>", "<none>"));
+        }
+        for name in image.names.iter().filter(|name| only.is_none_or(|only| fits(name, only))) {
+            rows.push(row(&name.name, name.tag.as_deref().unwrap_or("<none>")));
+        }
+    }
+    rows.sort();
+    rows
+}
+
+/// An image in the form in which it is listed.
+pub(crate) fn describe(image: &Stored) -> Image {
+    Image {
+        id: image.id.to_string(),
+        manifest: image.manifest.as_ref().map(ToString::to_string),
+        names: image.names.iter().map(ToString::to_string).collect(),
+        created_at: image.configuration.created().clone(),
+        loaded_at: timestamp(image.loaded_at_ms),
+        size_bytes: image.bytes(),
+        layers: (image.layers.iter())
+            .map(|layer| Layer { diff_id: layer.diff_id.to_string(), size_bytes: layer.bytes })
+            .collect(),
+    }
+}

@@ -1,0 +1,60 @@
+//! `ps`: every service, from its record and the process table; no supervisor has to be alive for that.
+//! It changes nothing.
+
+use runtime::status;
+
+use crate::arguments::Ps;
+use crate::commands::{now_ms, services};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::layout::Layout;
+use crate::listing::{Service, Services, VERSION, health_text};
+use crate::print::amount::span;
+use crate::print::{self, table::table};
+
+const HEADER: [&str; 8] =
+    ["SERVICE", "RELEASE", "STATE", "HEALTH", "UPTIME", "RESTARTS", "PORTS", "GENERATION"];
+
+/// Lists the services.
+///
+/// # Errors
+/// [`Error::Some`] when a record cannot be read; the other services are listed all the same.
+pub(crate) fn ps(layout: &Layout, arguments: &Ps) -> Result<Exit, Error> {
+    let now_ms = now_ms();
+    let names = services(layout)?;
+    let mut listed = Vec::new();
+    let mut failed = 0;
+    for name in &names {
+        match status::look(&layout.service(name)) {
+            Ok(Some(status)) => listed.push(Service::of(&status, now_ms)),
+            // A first start that is under way.
+            Ok(None) => {}
+            Err(error) => {
+                failed += 1;
+                print::failure(&error.into());
+            }
+        }
+    }
+    if arguments.form.json {
+        print::json(&Services { version: VERSION, services: listed })?;
+    } else if arguments.quiet {
+        print::data(&listed.iter().map(|service| format!("{}\n", service.service)).collect::<String>())?;
+    } else {
+        print::data(&table(&HEADER, listed.iter().map(row).collect()))?;
+    }
+    if failed > 0 { Err(Error::Some { failed, asked: names.len() }) } else { Ok(Exit::Done) }
+}
+
+fn row(service: &Service) -> Vec<String> {
+    let ports: Vec<String> = service.ports.iter().map(ToString::to_string).collect();
+    vec![
+        service.service.clone(),
+        service.release.clone(),
+        service.state.text().to_owned(),
+        health_text(service.health).to_owned(),
+        service.uptime_s.map_or("-".to_owned(), |seconds| span(seconds * 1000)),
+        service.restarts.to_string(),
+        if ports.is_empty() { "-".to_owned() } else { ports.join(",") },
+        service.generation.to_string(),
+    ]
+}

@@ -1,0 +1,77 @@
+//! `restart`: the same image with the configuration as it is now, and back to what ran before when that fails.
+//! It does not know how a container is made.
+
+use bundles::reference::Reference;
+use bundles::store::Store;
+use runtime::client;
+use runtime::record::Record;
+
+use crate::arguments::ServiceOnly;
+use crate::commands::look;
+use crate::commands::start::{new_generation, say_started, serve};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::generation;
+use crate::layout::Layout;
+use crate::prepare::{self, Said};
+use crate::print::{self, sentence};
+use crate::release::{self, Release};
+use crate::wishes::Wishes;
+
+/// Restarts a service. Everything that can be wrong with the new generation before it runs is found while the old one
+/// still serves.
+///
+/// # Errors
+/// [`Error::WentBack`] when the old generation serves again, [`Error::NeitherServes`] when it does not either; any
+/// other: nothing has changed.
+pub(crate) fn restart(layout: &Layout, arguments: ServiceOnly) -> Result<Exit, Error> {
+    let service = arguments.service;
+    let (folders, status) = look(layout, &service)?;
+    let before = status.record;
+    let said = Said::about(layout, &service)?;
+    let store = Store::open(&layout.store())?;
+    let release = same_image(&store, &before)?;
+    let wishes: Wishes = match generation::read(&folders.generation(before.generation)) {
+        Some(made) => made.wishes,
+        None => Wishes::default(),
+    };
+    if !status.alive && status.supervisor.is_none() {
+        return new_generation(layout, &service, &release, &said, &wishes);
+    }
+
+    let candidate = prepare::generation(layout, &service, &release, &said, &wishes)?;
+    client::stop(&folders)?;
+    let failure = match serve(layout, &service, candidate) {
+        Ok(started) => {
+            say_started(&service, &started);
+            return Ok(Exit::Done);
+        }
+        Err(error) => Box::new(error),
+    };
+    print::note(&sentence::going_back(service.as_str(), &before.release, before.generation));
+    let (service, wanted) = (service.to_string(), release.release);
+    match client::start(&folders, before.generation) {
+        Ok(started) => Err(Error::WentBack {
+            service,
+            wanted,
+            serves: started.release,
+            generation: started.generation,
+            source: failure,
+        }),
+        Err(back) => Err(Error::NeitherServes {
+            service,
+            wanted,
+            before: before.release,
+            source: failure,
+            back: Box::new(back.into()),
+        }),
+    }
+}
+
+/// The very image that ran last, even when its name means another one by now: a restart is no upgrade.
+fn same_image(store: &Store, record: &Record) -> Result<Release, Error> {
+    let id: Reference = record.image_id.parse()?;
+    let image = store.find(&id)?;
+    let found = release::of_image(store, &image, &id)?;
+    Ok(Release { release: record.release.clone(), name: record.image.clone(), ..found })
+}

@@ -1,0 +1,84 @@
+//! `start`: prepares a generation of a service, hands it to a supervisor and waits until it is healthy.
+//! It does not know how a container is made.
+
+use bundles::store::Store;
+use runtime::client::{self, Started};
+use runtime::record::{Record, State};
+
+use crate::arguments::Start;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::generation::Candidate;
+use crate::layout::Layout;
+use crate::prepare::{self, Said};
+use crate::print::{self, sentence};
+use crate::release::{self, Release, Wanted};
+use crate::service_name::ServiceName;
+use crate::wishes::Wishes;
+
+/// Starts a service.
+///
+/// # Errors
+/// Any; nothing of the service runs then that did not run before.
+pub(crate) fn start(layout: &Layout, arguments: Start) -> Result<Exit, Error> {
+    let service = arguments.service.service;
+    refuse_if_running(layout, &service)?;
+    let last = Record::read(&layout.service(&service))?.map(|record| record.release);
+    let said = Said::about(layout, &service)?;
+    let store = Store::open(&layout.store())?;
+    let wanted = Wanted { typed: arguments.service.release.as_deref(), last: last.as_deref() };
+    let release = release::find(&store, &service, said.both.image.as_deref(), wanted)?;
+    new_generation(layout, &service, &release, &said, &arguments.more.into())
+}
+
+/// Starts a release in a new generation and says so.
+///
+/// # Errors
+/// As [`start`].
+pub(crate) fn new_generation(
+    layout: &Layout,
+    service: &ServiceName,
+    release: &Release,
+    said: &Said,
+    wishes: &Wishes,
+) -> Result<Exit, Error> {
+    let candidate = prepare::generation(layout, service, release, said, wishes)?;
+    say_started(service, &serve(layout, service, candidate)?);
+    Ok(Exit::Done)
+}
+
+/// Starts a prepared generation; it is kept when it is healthy and removed when it is not.
+///
+/// # Errors
+/// [`Error::Runtime`].
+pub(crate) fn serve(layout: &Layout, service: &ServiceName, candidate: Candidate) -> Result<Started, Error> {
+    let started = client::start(&layout.service(service), candidate.number())?;
+    if let Err(error) = candidate.keep() {
+        // The service is up, so the command has done what it was asked for.
+        print::warning(&format!("{error}"));
+    }
+    Ok(started)
+}
+
+/// Says that a service is healthy.
+pub(crate) fn say_started(service: &ServiceName, started: &Started) {
+    let took_ms = u64::try_from(started.took.as_millis()).unwrap_or(u64::MAX);
+    print::note(&sentence::healthy(
+        service.as_str(),
+        &started.release,
+        started.generation,
+        started.pid,
+        took_ms,
+    ));
+}
+
+/// Before anything is prepared: the runtime refuses as well, but only after all the copying.
+fn refuse_if_running(layout: &Layout, service: &ServiceName) -> Result<(), Error> {
+    let Some(status) = runtime::status::look(&layout.service(service))? else { return Ok(()) };
+    let up = matches!(status.record.state, State::Running | State::BackingOff);
+    if status.supervisor.is_some() && up {
+        let release = status.record.release;
+        return Err(runtime::Error::AlreadyRunning { service: service.to_string(), release }.into());
+    }
+    Ok(())
+}

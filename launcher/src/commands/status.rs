@@ -1,0 +1,144 @@
+//! `status`: everything a person wants to know of one service, from its record, its generation and its folders.
+//! It changes nothing.
+
+use runtime::definition::{Definition, Probe};
+use runtime::status::Status as Looked;
+
+use crate::arguments::Status;
+use crate::commands::{look, now_ms};
+use crate::drift::{self, Change, ChangeKind};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::generation;
+use crate::layout::Layout;
+use crate::listing::{Configuration, Service, ServiceStatus, ShownState, VERSION, health_text};
+use crate::prepare::Said;
+use crate::print::amount::{ago, short_id, span};
+use crate::print::{self, table::pairs};
+use crate::service_name::ServiceName;
+use crate::settings_value::Entry;
+
+/// So many differences of the configuration are listed; the JSON form has all.
+const CHANGES_SHOWN: usize = 10;
+
+/// Shows a service.
+///
+/// # Errors
+/// [`Error::NoService`], [`Error::Runtime`], [`Error::Io`].
+pub(crate) fn status(layout: &Layout, arguments: &Status) -> Result<Exit, Error> {
+    let (_, looked) = look(layout, &arguments.service)?;
+    let status = describe(layout, &arguments.service, &looked)?;
+    match arguments.form.json {
+        true => print::json(&status)?,
+        false => print::data(&render(&status, &looked))?,
+    }
+    Ok(Exit::Done)
+}
+
+/// Everything known of a service.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Settings`].
+pub(crate) fn describe(layout: &Layout, name: &ServiceName, looked: &Looked) -> Result<ServiceStatus, Error> {
+    let folders = layout.service(name);
+    let record = &looked.record;
+    let generation = folders.generation(record.generation);
+    let folder = layout.own(name).configuration();
+    let copy = generation::configuration(&generation);
+    let configuration = if copy.is_dir() {
+        // A settings file that is wrong by now must not hide how the service does.
+        let said = Said::about(layout, name).ok();
+        let live = said.and_then(|said| said.both.configuration.live).unwrap_or_default();
+        let live: Vec<_> = live.iter().map(Entry::as_path).map(ToOwned::to_owned).collect();
+        Some(Configuration { changes: drift::changes(&folder, &copy, &live)?, folder, copy })
+    } else {
+        None
+    };
+    Ok(ServiceStatus {
+        version: VERSION,
+        service: Service::of(looked, now_ms()),
+        last_exit: record.last_exit.map(Into::into),
+        last_failure: record.last_failure.as_ref().map(|failure| failure.causes.clone()),
+        definition: generation::read(&generation).map(|made| made.definition),
+        configuration,
+        output: folders.output(record.generation),
+        settings: layout.settings(name),
+    })
+}
+
+fn render(status: &ServiceStatus, looked: &Looked) -> String {
+    let service = &status.service;
+    let record = &looked.record;
+    let mut lines = vec![("state", state(service))];
+    lines.push(("image", format!("{} ({})", service.image, short_id(&service.image_id))));
+    lines.push(("generation", service.generation.to_string()));
+    if let (Some(process), Some(uptime_s)) = (service.process, service.uptime_s) {
+        lines.push(("process", format!("{process}, up {}", span(uptime_s * 1000))));
+    }
+    lines.push(("restarts", service.restarts.to_string()));
+    if !service.ports.is_empty() {
+        let ports: Vec<String> = service.ports.iter().map(ToString::to_string).collect();
+        lines.push(("ports", ports.join(", ")));
+    }
+    if let Some(definition) = &status.definition {
+        lines.push(("health check", health_check(definition)));
+    }
+    if let Some(exit) = record.last_exit {
+        let signal =
+            if exit.status > 128 { format!(" (signal {})", exit.status - 128) } else { String::new() };
+        lines.push(("last exit", format!("status {}{signal}, {}", exit.status, ago(exit.at_ms, now_ms()))));
+    }
+    if let Some(causes) = &status.last_failure {
+        lines.push(("last failure", causes.join("\ncaused by: ")));
+    }
+    if let Some(configuration) = &status.configuration {
+        lines.push(("configuration", drifted(configuration)));
+    }
+    lines.push(("output", status.output.display().to_string()));
+    pairs(&format!("{} {}", service.service, service.release), &lines)
+}
+
+fn state(service: &Service) -> String {
+    let text = service.state.text();
+    let restart = format!("opsrun restart {}", service.service);
+    match service.state {
+        ShownState::Starting | ShownState::Running => format!("{text}, {}", health_text(service.health)),
+        ShownState::CrashLoop => format!("{text}: it failed too often in a row and is left alone; {restart}"),
+        ShownState::Unsupervised => format!("{text}: it runs, and nobody watches it; {restart}"),
+        ShownState::Interrupted => format!("{text}: it should be up, and nothing of it runs; {restart}"),
+        ShownState::BackingOff | ShownState::Stopping | ShownState::Stopped => text.to_owned(),
+    }
+}
+
+fn health_check(definition: &Definition) -> String {
+    let health = &definition.health;
+    let url_host =
+        |address: &str| if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+    let what = match &health.probe {
+        Probe::Runs { for_ms } => return format!("it has been running for {}", span(*for_ms)),
+        Probe::Tcp { address, port } => format!("connect to {}:{port}", url_host(address)),
+        Probe::Http { address, port, path } => format!("GET http://{}:{port}{path}", url_host(address)),
+        Probe::Command { arguments } => arguments.join(" "),
+    };
+    format!("{what}, every {}", span(health.interval_ms))
+}
+
+fn drifted(configuration: &Configuration) -> String {
+    let folder = configuration.folder.display();
+    if configuration.changes.is_empty() {
+        return format!("as in {folder}");
+    }
+    let mut text = format!("{folder} has changed; `opsrun restart` puts it to use");
+    for Change { path, kind } in configuration.changes.iter().take(CHANGES_SHOWN) {
+        let kind = match kind {
+            ChangeKind::Added => "added",
+            ChangeKind::Changed => "changed",
+            ChangeKind::Removed => "removed",
+        };
+        text.push_str(&format!("\n{kind} {}", path.display()));
+    }
+    if let more @ 1.. = configuration.changes.len().saturating_sub(CHANGES_SHOWN) {
+        text.push_str(&format!("\nand {more} more"));
+    }
+    text
+}

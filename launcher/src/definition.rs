@@ -1,0 +1,272 @@
+//! Decides the rules of a generation: the operator's file over the image's own words over the catalogue over defaults.
+//! Pure: it reads nothing and starts nothing.
+
+use bundles::bundle::{ImageFacts, ImageHealthcheck};
+use runtime::definition::{Definition, HealthCheck, Probe, Restart, RestartPolicy, Stop, VERSION};
+
+use crate::settings::{Check, Policy, Settings};
+use crate::settings_value::SignalName;
+use crate::time_span::TimeSpan;
+
+/// What an image says that counts here.
+#[derive(Debug, Clone, Copy)]
+struct Image<'a> {
+    health: Option<&'a ImageHealthcheck>,
+    stop_signal: Option<&'a str>,
+}
+
+/// Which image and generation the rules are for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Subject {
+    /// The service.
+    pub service: String,
+    /// The release.
+    pub release: String,
+    /// Name and tag of the image.
+    pub image: String,
+    /// Id of the image.
+    pub image_id: String,
+    /// Number of the generation.
+    pub generation: u32,
+}
+
+/// Defaults, milliseconds unless the name says otherwise.
+mod default {
+    pub(super) const ADDRESS: &str = "127.0.0.1";
+    pub(super) const RUNS_FOR: u64 = 5_000;
+    pub(super) const INTERVAL: u64 = 10_000;
+    pub(super) const TIMEOUT: u64 = 5_000;
+    pub(super) const RETRIES: u32 = 3;
+    pub(super) const START_TIMEOUT: u64 = 120_000;
+    pub(super) const BACKOFF_FIRST: u64 = 1_000;
+    pub(super) const BACKOFF_MAX: u64 = 60_000;
+    pub(super) const CRASH_LOOP_FAILURES: u32 = 5;
+    /// Longer than a service needs to fail by a wrong configuration, a missing database for example.
+    pub(super) const STABLE_AFTER: u64 = 60_000;
+    pub(super) const SIGNAL: &str = "SIGTERM";
+    pub(super) const GRACE: u64 = 30_000;
+    /// `docker build` writes these down only when they differ (Dockerfile reference, HEALTHCHECK).
+    pub(super) const IMAGE_INTERVAL: u64 = 30_000;
+    pub(super) const IMAGE_TIMEOUT: u64 = 30_000;
+}
+
+/// The rules of a generation.
+///
+/// `settings` is the operator's file, `catalogue` the entry for the name, each empty when there is none.
+///
+/// # Errors
+/// Why the image or the settings cannot be followed, in words.
+pub(crate) fn decide(
+    subject: Subject,
+    settings: &Settings,
+    catalogue: &Settings,
+    image: &ImageFacts,
+) -> Result<Definition, String> {
+    let signal: Option<SignalName> = match &image.stop_signal {
+        Some(text) => {
+            Some(text.parse().map_err(|()| format!("the image's STOPSIGNAL {text:?} is no signal"))?)
+        }
+        None => None,
+    };
+    let image =
+        Image { health: image.healthcheck.as_ref(), stop_signal: signal.as_ref().map(SignalName::as_str) };
+    let both = settings.clone().over(catalogue.clone());
+    let ports: Vec<u16> = both.ports.iter().flatten().map(|port| port.number()).collect();
+    Ok(Definition {
+        version: VERSION,
+        service: subject.service,
+        release: subject.release,
+        image: subject.image,
+        image_id: subject.image_id,
+        generation: subject.generation,
+        health: decide_health(settings, catalogue, image, &ports)?,
+        ports,
+        restart: decide_restart(&both),
+        stop: Stop {
+            signal: (settings.stop.signal.as_ref().map(|signal| signal.as_str()))
+                // An image's own signal is about the program in it; the catalogue's only about the usual one.
+                .or(image.stop_signal)
+                .or(catalogue.stop.signal.as_ref().map(|signal| signal.as_str()))
+                .unwrap_or(default::SIGNAL)
+                .to_owned(),
+            grace_ms: both.stop.grace.map_or(default::GRACE, |grace| grace.ms),
+        },
+        init: both.init.unwrap_or(true),
+    })
+}
+
+fn decide_restart(both: &Settings) -> Restart {
+    let restart = &both.restart;
+    Restart {
+        policy: match restart.policy {
+            None | Some(Policy::Always) => RestartPolicy::Always,
+            Some(Policy::OnFailure) => RestartPolicy::OnFailure,
+            Some(Policy::No) => RestartPolicy::No,
+        },
+        backoff_first_ms: restart.backoff_first.map_or(default::BACKOFF_FIRST, |time| time.ms),
+        backoff_max_ms: restart.backoff_max.map_or(default::BACKOFF_MAX, |time| time.ms),
+        crash_loop_failures: restart.crash_loop_failures.unwrap_or(default::CRASH_LOOP_FAILURES),
+        stable_after_ms: restart.stable_after.map_or(default::STABLE_AFTER, |time| time.ms),
+    }
+}
+
+/// Which check it is: the operator's, else the image's, else the catalogue's, else a port, else that it runs.
+fn decide_health(
+    settings: &Settings,
+    catalogue: &Settings,
+    image: Image<'_>,
+    ports: &[u16],
+) -> Result<HealthCheck, String> {
+    let both = settings.clone().over(catalogue.clone()).health;
+    let check = match (settings.health.check, image.health, catalogue.health.check) {
+        (Some(check), _, _) => check,
+        // Whoever built the image wrote the check on purpose, for the very program that is in it.
+        (None, Some(_), _) => Check::Image,
+        (None, None, Some(check)) => check,
+        (None, None, None) if ports.is_empty() => Check::Runs,
+        (None, None, None) => Check::Tcp,
+    };
+    let address = both.address.map_or(default::ADDRESS.to_owned(), |address| address.to_string());
+    let port = both.port.map(|port| port.number()).or(ports.first().copied());
+    let need_port = || {
+        port.ok_or(
+            "its health check connects to a port, and neither `health.port` nor `ports` names one".to_owned(),
+        )
+    };
+    let from_image = if check == Check::Image { image.health } else { None };
+    let probe = match check {
+        Check::Runs => Probe::Runs { for_ms: both.runs_for.map_or(default::RUNS_FOR, |time| time.ms) },
+        Check::Tcp => Probe::Tcp { address, port: need_port()? },
+        Check::Http => Probe::Http {
+            address,
+            port: need_port()?,
+            path: both.path.as_ref().map_or("/", |path| path.as_str()).to_owned(),
+        },
+        Check::Command => Probe::Command { arguments: both.command.clone().unwrap_or_default() },
+        Check::Image => Probe::Command {
+            arguments: from_image
+                .map(|health| health.test.clone())
+                .ok_or("its health check is the image's HEALTHCHECK, and the image has none".to_owned())?,
+        },
+    };
+    // Under an image's check lie the image's times: the catalogue's were written for another check.
+    let under =
+        |image_ms: Option<Option<u64>>, image_default, catalogue_ms: Option<u64>, default| match image_ms {
+            Some(image_ms) => image_ms.unwrap_or(image_default),
+            None => catalogue_ms.unwrap_or(default),
+        };
+    let (own, listed) = (&settings.health, &catalogue.health);
+    let ms = |time: Option<TimeSpan>| time.map(|time| time.ms);
+    Ok(HealthCheck {
+        probe,
+        interval_ms: ms(own.interval).unwrap_or_else(|| {
+            let image_ms = from_image.map(|health| health.interval_ms);
+            under(image_ms, default::IMAGE_INTERVAL, ms(listed.interval), default::INTERVAL)
+        }),
+        timeout_ms: ms(own.timeout).unwrap_or_else(|| {
+            let image_ms = from_image.map(|health| health.timeout_ms);
+            under(image_ms, default::IMAGE_TIMEOUT, ms(listed.timeout), default::TIMEOUT)
+        }),
+        retries: own
+            .retries
+            .or(from_image.and_then(|health| health.retries))
+            .or(listed.retries)
+            .unwrap_or(default::RETRIES)
+            .max(1),
+        start_timeout_ms: ms(own.start_timeout).unwrap_or_else(|| {
+            let start_period_ms = from_image.and_then(|health| health.start_period_ms).unwrap_or(0);
+            ms(listed.start_timeout).unwrap_or(default::START_TIMEOUT).max(start_period_ms)
+        }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::settings::parse_toml;
+
+    fn settings(text: &str) -> Settings {
+        parse_toml(text, Path::new("x.toml")).unwrap()
+    }
+
+    fn decide(own: &str, catalogue: &str, image: &ImageFacts) -> Result<Definition, String> {
+        let subject = Subject {
+            service: "keystone".into(),
+            release: "zed".into(),
+            image: "keystone:zed".into(),
+            image_id: "sha256:0".into(),
+            generation: 1,
+        };
+        super::decide(subject, &settings(own), &settings(catalogue), image)
+    }
+
+    fn silent() -> ImageFacts {
+        ImageFacts { stop_signal: None, healthcheck: None, volumes: Vec::new(), user: None }
+    }
+
+    fn checked() -> ImageFacts {
+        let healthcheck = ImageHealthcheck {
+            test: vec!["/check".into()],
+            interval_ms: None,
+            timeout_ms: Some(1_000),
+            start_period_ms: Some(600_000),
+            start_interval_ms: None,
+            retries: None,
+        };
+        ImageFacts { stop_signal: Some("QUIT".into()), healthcheck: Some(healthcheck), ..silent() }
+    }
+
+    const LISTED: &str = "ports = [5000]\nhealth = { check = \"http\", path = \"/healthcheck\", interval = \"7s\" }\nstop = { grace = \"1m\", signal = \"SIGINT\" }";
+
+    #[test]
+    fn with_nothing_said_it_is_healthy_when_it_runs() {
+        let definition = decide("", "", &silent()).unwrap();
+        assert_eq!(definition.health.probe, Probe::Runs { for_ms: 5_000 });
+        assert_eq!(definition.stop, Stop { signal: "SIGTERM".into(), grace_ms: 30_000 });
+        assert!(definition.init);
+    }
+
+    #[test]
+    fn with_a_port_alone_it_is_healthy_when_it_listens() {
+        let definition = decide("ports = [8080]", "", &silent()).unwrap();
+        assert_eq!(definition.health.probe, Probe::Tcp { address: "127.0.0.1".into(), port: 8080 });
+    }
+
+    #[test]
+    fn the_catalogue_counts_when_image_and_file_are_silent() {
+        let definition = decide("", LISTED, &silent()).unwrap();
+        let probe = Probe::Http { address: "127.0.0.1".into(), port: 5000, path: "/healthcheck".into() };
+        assert_eq!(definition.health.probe, probe);
+        assert_eq!(definition.health.interval_ms, 7_000);
+        assert_eq!(definition.stop, Stop { signal: "SIGINT".into(), grace_ms: 60_000 });
+    }
+
+    #[test]
+    fn the_image_knows_better_than_the_catalogue() {
+        let definition = decide("", LISTED, &checked()).unwrap();
+        assert_eq!(definition.health.probe, Probe::Command { arguments: vec!["/check".into()] });
+        let health = &definition.health;
+        assert_eq!((health.interval_ms, health.timeout_ms, health.retries), (30_000, 1_000, 3));
+        assert_eq!(health.start_timeout_ms, 600_000);
+        assert_eq!(definition.stop.signal, "SIGQUIT");
+    }
+
+    #[test]
+    fn the_operator_knows_better_than_both() {
+        let own = "ports = [5001]\n[health]\ncheck = \"http\"\ninterval = \"1s\"\n[stop]\nsignal = \"HUP\"\n";
+        let definition = decide(own, LISTED, &checked()).unwrap();
+        let probe = Probe::Http { address: "127.0.0.1".into(), port: 5001, path: "/healthcheck".into() };
+        assert_eq!(definition.health.probe, probe);
+        assert_eq!((definition.health.interval_ms, definition.health.timeout_ms), (1_000, 5_000));
+        assert_eq!((definition.ports, definition.stop.signal.as_str()), (vec![5001], "SIGHUP"));
+    }
+
+    #[test]
+    fn a_check_that_cannot_be_made_is_refused() {
+        assert!(decide("[health]\ncheck = \"tcp\"\n", "", &checked()).unwrap_err().contains("port"));
+        let none = decide("[health]\ncheck = \"image\"\n", "", &silent());
+        assert!(none.unwrap_err().contains("HEALTHCHECK"));
+    }
+}

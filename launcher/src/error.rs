@@ -1,0 +1,265 @@
+//! What can go wrong in this room, and what the other two rooms hand up.
+//! The text never repeats its source; chain and hint are printed once, by `print`.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::exit::Exit;
+
+/// An error as `main` ends with it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// From the images' room.
+    #[error(transparent)]
+    Bundles(#[from] bundles::Error),
+    /// From the services' room.
+    #[error(transparent)]
+    Runtime(#[from] runtime::Error),
+    /// A system call failed while doing something.
+    #[error("could not {doing}")]
+    Io {
+        /// What was being done, as in "could not …".
+        doing: String,
+        /// Why not; it names the path where there is one.
+        source: io::Error,
+    },
+    /// Standard output cannot be written to.
+    #[error("could not write to standard output")]
+    Output {
+        /// Why not; a broken pipe is no error to a person.
+        source: io::Error,
+    },
+    /// The command needs to be root.
+    #[error("`{command}` must be run as root")]
+    NotRoot {
+        /// The command as it was typed.
+        command: String,
+    },
+    /// `OPSRUN_ROOT` cannot be worked in.
+    #[error("OPSRUN_ROOT={path} cannot be used: {reason}")]
+    Root {
+        /// Its value.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A settings file is wrong.
+    #[error("{path}, line {line}: {reason}")]
+    Settings {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The line's text.
+        shown: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The image and the settings together make no rules that can be followed.
+    #[error("{service} cannot be watched or stopped as it should be: {reason}")]
+    Rules {
+        /// The service.
+        service: String,
+        /// Its settings file, whether it is there or not.
+        settings: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// Nothing is known of a service: it was never started.
+    #[error("there is no service {service}")]
+    NoService {
+        /// The name that was typed.
+        service: String,
+        /// The services that there are.
+        have: Vec<String>,
+    },
+    /// No image of a service is loaded.
+    #[error("no image for {service} is loaded")]
+    NoImage {
+        /// The service.
+        service: String,
+        /// The image that was looked for.
+        image: String,
+    },
+    /// The release of a service is not loaded.
+    #[error("{service} has no release {release}; loaded: {}", .have.join(", "))]
+    NoRelease {
+        /// The service.
+        service: String,
+        /// The release that was typed.
+        release: String,
+        /// The releases that are loaded.
+        have: Vec<String>,
+    },
+    /// Several releases are loaded and none was named.
+    #[error("several releases of {service} are loaded: {}", .have.join(", "))]
+    WhichRelease {
+        /// The service.
+        service: String,
+        /// The releases.
+        have: Vec<String>,
+    },
+    /// The configuration folder of a service is missing or empty.
+    #[error("{service} has no configuration: {file} is missing", file = .file.display())]
+    NoConfiguration {
+        /// The service.
+        service: String,
+        /// The file, or the folder when no file is known.
+        file: PathBuf,
+        /// Whether the folder has other files.
+        others: bool,
+    },
+    /// `config init` would overwrite something.
+    #[error("{folder} is not empty; nothing was changed", folder = .folder.display())]
+    ConfigurationNotEmpty {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The image has no configuration to begin with.
+    #[error("{image} has no configuration of its own{}", .folder.as_ref().map(|folder| format!(" in {}", folder.display())).unwrap_or_default())]
+    ImageWithoutConfiguration {
+        /// The image.
+        image: String,
+        /// The folder in the image, when it is known.
+        folder: Option<PathBuf>,
+        /// Where the configuration would be.
+        into: PathBuf,
+    },
+    /// The service's user cannot use one of its files.
+    #[error("{path} cannot be {verb} by uid {uid}{name}, which {service} runs as", path = .path.display(),
+            verb = .access.participle(), name = .user.as_ref().map(|user| format!(" ({user})")).unwrap_or_default())]
+    Access {
+        /// The service.
+        service: String,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the service must be able to do with it.
+        access: Access,
+        /// Its user.
+        uid: u32,
+        /// Its user's group.
+        gid: u32,
+        /// Its user's name, if the image has one.
+        user: Option<String>,
+        /// What `chmod` would have to be told, beside a `chown`.
+        mode: u32,
+    },
+    /// The host's side of a bind mount is not there.
+    #[error("there is no {path} to be mounted at {container}", path = .path.display(), container = .container.display())]
+    NoMountSource {
+        /// On the host.
+        path: PathBuf,
+        /// In the container.
+        container: PathBuf,
+    },
+    /// A one-shot container of that name runs.
+    #[error("a container called {name} is running")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// A service that runs cannot be removed.
+    #[error("{service} is running {release}")]
+    StillRunning {
+        /// The service.
+        service: String,
+        /// What it runs.
+        release: String,
+    },
+    /// The host cannot run services.
+    #[error("this host cannot run services: {missing} of what opsrun needs is missing")]
+    Unfit {
+        /// How many facts.
+        missing: usize,
+    },
+    /// Of several things that were asked for, some could not be done; each was said already.
+    #[error("{failed} of {asked} could not be done")]
+    Some {
+        /// How many failed.
+        failed: usize,
+        /// How many were asked for.
+        asked: usize,
+    },
+    /// The new generation failed and the old one serves again.
+    #[error(
+        "{service} {wanted} could not be started; {service} {serves} (generation {generation}) serves again"
+    )]
+    WentBack {
+        /// The service.
+        service: String,
+        /// The release that was tried.
+        wanted: String,
+        /// The release that serves.
+        serves: String,
+        /// Its generation.
+        generation: u32,
+        /// Why the new one failed.
+        source: Box<Error>,
+    },
+    /// The new generation failed, and so did the old one.
+    #[error("{service} is down: {wanted} could not be started, nor could {before}, which ran before")]
+    NeitherServes {
+        /// The service.
+        service: String,
+        /// The release that was tried.
+        wanted: String,
+        /// The release that ran before.
+        before: String,
+        /// Why the new one failed.
+        source: Box<Error>,
+        /// Why the old one failed.
+        back: Box<Error>,
+    },
+}
+
+/// What a service must be able to do with a file or folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Read a file.
+    Read,
+    /// List and search a folder.
+    Search,
+    /// Make and remove files in a folder.
+    Write,
+}
+
+impl Access {
+    /// As in "cannot be read by".
+    pub(crate) fn participle(self) -> &'static str {
+        match self {
+            Self::Read | Self::Search => "read",
+            Self::Write => "written to",
+        }
+    }
+}
+
+impl Error {
+    /// An I/O error while doing something (as in "could not …").
+    pub(crate) fn io(doing: impl Into<String>, source: io::Error) -> Self {
+        Self::Io { doing: doing.into(), source }
+    }
+
+    /// The status opsrun ends with.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::WentBack { .. } => Exit::WentBack,
+            Self::NeitherServes { .. } => Exit::NeitherServes,
+            _ => Exit::Failed,
+        }
+    }
+
+    /// The status `exec` and `run` end with, as Docker has it.
+    pub(crate) fn exit_of_command(&self) -> Exit {
+        match self {
+            Self::Runtime(runtime::Error::Execute { missing: true, .. })
+            | Self::Bundles(bundles::Error::NoEntrypoint { .. }) => Exit::NoSuchCommand,
+            Self::Runtime(runtime::Error::Execute { .. }) => Exit::CannotExecute,
+            _ => Exit::BeforeCommand,
+        }
+    }
+
+    /// Whether the only thing wrong is that nobody reads standard output any more.
+    pub(crate) fn is_closed_output(&self) -> bool {
+        matches!(self, Self::Output { source } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+}

@@ -1,0 +1,201 @@
+//! What to type, or look at, after an error: one hint for each error that has a way out.
+//! It knows the errors of all rooms and nothing of how they came about.
+
+use std::io;
+
+use crate::error::{Access, Error};
+
+/// The hint for an error; `None` when nothing better than the error's own words is known.
+pub(crate) fn hint(error: &Error) -> Option<String> {
+    match error {
+        Error::Bundles(error) => bundles(error),
+        Error::Runtime(error) => runtime(error),
+        Error::Io { source, .. } => system(source),
+        Error::Output { .. } | Error::Some { .. } | Error::Unfit { .. } => None,
+        Error::NotRoot { command } => Some(format!("sudo {command}")),
+        Error::Root { .. } => {
+            Some("set OPSRUN_ROOT to the absolute path of a folder of its own, or unset it".into())
+        }
+        Error::Settings { .. } => {
+            Some("the README lists every key; without the file, the catalogue and the image decide".into())
+        }
+        Error::Rules { settings, .. } => {
+            Some(format!("say it under [health] or [stop] in {}", settings.display()))
+        }
+        Error::NoService { service, have } if have.is_empty() => Some(format!("opsrun start {service}")),
+        Error::NoService { have, .. } => {
+            Some(format!("there are: {}; `opsrun start` makes a new one", have.join(", ")))
+        }
+        Error::NoImage { image, .. } => {
+            Some(format!("opsrun load FILE, then `opsrun images` must show {image}"))
+        }
+        Error::NoRelease { service, have, .. } => {
+            Some(format!("opsrun start {service}:{}", have.first().map_or("RELEASE", String::as_str)))
+        }
+        Error::WhichRelease { service, have } => Some(format!(
+            "name one of them: opsrun start {service}:{}",
+            have.last().map_or("RELEASE", String::as_str)
+        )),
+        Error::NoConfiguration { service, others: false, .. } => {
+            Some(format!("opsrun config init {service}"))
+        }
+        Error::NoConfiguration { file, .. } => Some(format!(
+            "write {}, or name the right file under [configuration] in the service's settings",
+            file.display()
+        )),
+        Error::ConfigurationNotEmpty { folder } => {
+            Some(format!("move it away first: mv {0} {0}.old", folder.display()))
+        }
+        Error::ImageWithoutConfiguration { into, .. } => {
+            Some(format!("write the files into {} yourself", into.display()))
+        }
+        Error::Access { path, access, uid, gid, mode, .. } => Some(match access {
+            Access::Write => format!("chown {uid}:{gid} {}", path.display()),
+            Access::Read | Access::Search => {
+                format!("chgrp {gid} {0} && chmod {1:o} {0}", path.display(), mode | (mode & 0o500) >> 3)
+            }
+        }),
+        Error::NoMountSource { path, .. } => Some(format!("mkdir -p {}", path.display())),
+        Error::NameTaken { .. } => Some("choose another --name, or leave it out".into()),
+        Error::StillRunning { service, .. } => {
+            Some(format!("opsrun stop {service}, or opsrun rm --force {service}"))
+        }
+        Error::WentBack { service, .. } | Error::NeitherServes { service, .. } => {
+            Some(format!("opsrun logs {service}; opsrun status {service}"))
+        }
+    }
+}
+
+fn bundles(error: &bundles::Error) -> Option<String> {
+    use bundles::Error as E;
+    let hint = match error {
+        E::Io { source, .. } | E::EntryRefused { source, .. } => return system(source),
+        E::DiskFull { .. } => DISK_FULL.into(),
+        E::InvalidReference { .. } => {
+            "a name looks like keystone:zed or quay.io/openstack.kolla/keystone:2025.1".into()
+        }
+        E::NoSource { .. } => "name an archive, a folder in OCI layout, or - for standard input".into(),
+        E::NotAnImage { .. } => {
+            "opsrun loads what `docker save`, `podman save`, `buildah push` and `skopeo copy` write".into()
+        }
+        E::Truncated { .. }
+        | E::Damaged { .. }
+        | E::Document { .. }
+        | E::BlobMissing { .. }
+        | E::WrongSize { .. }
+        | E::WrongDigest { .. }
+        | E::WrongDiffId { .. }
+        | E::Decompress { .. } => "save or copy the image again, and compare `sha256sum` at both ends".into(),
+        E::OtherPlatform { wanted, .. } => format!("build or save the image for {wanted}"),
+        E::Unnamed { tag, .. } => {
+            format!("opsrun load --tag NAME:{} FILE", tag.as_deref().unwrap_or("RELEASE"))
+        }
+        E::NameForSeveral { .. } => "leave out --tag: each image then keeps its own name".into(),
+        E::StoreNewer { .. } => "use the opsrun that wrote it, or a newer one".into(),
+        E::StoreCorrupt { .. } | E::StoreMissing { .. } => {
+            "remove the image with `opsrun rmi` and load it again".into()
+        }
+        E::NoImage { .. } => "`opsrun images` lists what is loaded".into(),
+        E::AmbiguousImage { have, .. } => format!("type one of: {}", have.join(", ")),
+        E::ImageInUse { by, .. } => format!("opsrun stop {by} && opsrun rm {by}"),
+        E::NoUser { .. } => {
+            "name another user: `user = \"…\"` in the service's settings, or -u; a number always works".into()
+        }
+        E::NoEntrypoint { .. } => {
+            "check the image's ENTRYPOINT and CMD with `opsrun inspect --type image`, or run another program"
+                .into()
+        }
+        E::NothingToRun { .. } => {
+            "say what to run behind the image's name, or as `command` in the settings".into()
+        }
+        _ => return None,
+    };
+    Some(hint)
+}
+
+fn runtime(error: &runtime::Error) -> Option<String> {
+    use runtime::Error as E;
+    let hint = match error {
+        E::Io { source, .. } => return system(source),
+        E::AlreadyRunning { service, .. } => {
+            format!("opsrun restart {service}, or opsrun stop {service} first")
+        }
+        E::NotRunning { service } => format!("opsrun start {service}"),
+        E::Busy { .. } => "wait until it has ended; `ps -fp PROCESS` shows what it is".into(),
+        E::PortTaken { .. } => {
+            "stop what listens there, or give one of the two another port in its configuration".into()
+        }
+        E::StartFailed { service, .. } => format!("opsrun logs {service}"),
+        E::NoOverlay => "modprobe overlay; `opsrun doctor` says what the kernel lacks".into(),
+        E::Seccomp { .. } => "opsrun doctor; or choose another `seccomp` in the service's settings".into(),
+        E::NoTerminal => "leave out -t".into(),
+        E::RecordCorrupt { path, .. } => {
+            format!("look at {0}; `mv {0} {0}.bad` makes opsrun forget what it says", path.display())
+        }
+        E::RecordNewer { .. } => "use the opsrun that wrote it, or a newer one".into(),
+        E::Execute { missing: true, program, .. } if !program.starts_with('/') => {
+            "it is looked for in the PATH of the image; a full path always works".into()
+        }
+        E::Container { .. } => "opsrun doctor".into(),
+        E::Supervisor { service, .. } | E::SupervisorGone { service } => format!("opsrun status {service}"),
+        _ => return None,
+    };
+    Some(hint)
+}
+
+const DISK_FULL: &str = "`df -h` and `df -i` show what is full; `opsrun rmi IMAGE` frees what an image needs";
+
+/// The way out of what the kernel refused.
+fn system(error: &io::Error) -> Option<String> {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => return Some(DISK_FULL.into()),
+        io::ErrorKind::ReadOnlyFilesystem => {
+            return Some("OPSRUN_ROOT=DIR puts everything below a folder that can be written to".into());
+        }
+        _ => {}
+    }
+    // fs_err wraps an error to add the path, and the number is then only in the source.
+    let inner = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    let number = error.raw_os_error().or_else(|| inner.and_then(io::Error::raw_os_error));
+    match number.map(nix::errno::Errno::from_raw) {
+        // mount(2): the kernel has no such file system.
+        Some(nix::errno::Errno::ENODEV) => {
+            Some("modprobe overlay; `opsrun doctor` says what the kernel lacks".into())
+        }
+        Some(nix::errno::Errno::ENOSYS | nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::EPERM) => {
+            Some("opsrun doctor".into())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_number_is_found_behind_a_path() {
+        let wrapped = fs_err::read("/proc/self/mem").expect_err("OK because address 0 is never mapped");
+        assert_eq!(system(&wrapped), None);
+        let no_overlay = io::Error::from_raw_os_error(19);
+        assert!(system(&no_overlay).unwrap().contains("modprobe overlay"));
+        assert!(system(&io::Error::from_raw_os_error(28)).unwrap().contains("df -h"));
+    }
+
+    #[test]
+    fn the_hint_for_an_unreadable_file_gives_only_the_group() {
+        let error = Error::Access {
+            service: "keystone".into(),
+            path: "/opt/keystone/conf/keystone.conf".into(),
+            access: Access::Read,
+            uid: 42425,
+            gid: 42425,
+            user: None,
+            mode: 0o600,
+        };
+        assert_eq!(
+            hint(&error).unwrap(),
+            "chgrp 42425 /opt/keystone/conf/keystone.conf && chmod 640 /opt/keystone/conf/keystone.conf"
+        );
+    }
+}

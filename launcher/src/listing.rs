@@ -1,0 +1,331 @@
+//! What is listed, in the form that `--json` promises: these types are its schema.
+//! They know nothing of where the facts come from.
+//!
+//! Every document is an object with `version`, which changes only when a key is renamed, removed or changes its
+//! meaning; keys may be added. Times are RFC 3339 in UTC; a key that ends in `_s`, `_ms` or `_bytes` is a number in that
+//! unit; what is not known is null.
+
+use std::path::PathBuf;
+
+use runtime::definition::Definition;
+use runtime::record::{Exit, Health, Record, State};
+use runtime::status::Status;
+use serde::Serialize;
+
+use crate::drift::Change;
+use crate::print::amount::timestamp;
+
+/// Version of all documents.
+pub(crate) const VERSION: u32 = 1;
+
+/// `ps --json`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Services {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Each service that has a record, by name.
+    pub services: Vec<Service>,
+}
+
+/// One service.
+#[derive(Debug, Serialize)]
+pub(crate) struct Service {
+    /// Its name.
+    pub service: String,
+    /// The release of its active generation.
+    pub release: String,
+    /// Name and tag of the image.
+    pub image: String,
+    /// Id of the image.
+    pub image_id: String,
+    /// Number of the active generation.
+    pub generation: u32,
+    /// What it does.
+    pub state: ShownState,
+    /// What the probes say.
+    pub health: Health,
+    /// Its process 1 on the host, when it runs.
+    pub process: Option<i32>,
+    /// Its supervisor's process, when there is one.
+    pub supervisor: Option<i32>,
+    /// When the running container was started.
+    pub started_at: Option<String>,
+    /// For how long it has been running.
+    pub uptime_s: Option<u64>,
+    /// Restarts of the active generation.
+    pub restarts: u32,
+    /// TCP ports.
+    pub ports: Vec<u16>,
+}
+
+/// What a service does, as far as it can be seen from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ShownState {
+    /// Its container is being made, or was not healthy yet.
+    Starting,
+    /// Its container runs and was healthy once.
+    Running,
+    /// It ended by itself and waits for its restart.
+    BackingOff,
+    /// It was asked to end.
+    Stopping,
+    /// It is down, as asked for, or because its policy says so.
+    Stopped,
+    /// It failed too often in a row and is left alone.
+    CrashLoop,
+    /// Its container runs, and its supervisor is dead: nobody watches it.
+    Unsupervised,
+    /// It should be up, but neither container nor supervisor is there, after a reboot for example.
+    Interrupted,
+}
+
+/// `status --json`.
+#[derive(Debug, Serialize)]
+pub(crate) struct ServiceStatus {
+    /// [`VERSION`].
+    pub version: u32,
+    /// As in `ps`.
+    #[serde(flatten)]
+    pub service: Service,
+    /// How its last container ended.
+    pub last_exit: Option<LastExit>,
+    /// What went wrong last, outermost cause first.
+    pub last_failure: Option<Vec<String>>,
+    /// How it is proven healthy, restarted and stopped; null when its generation is gone.
+    pub definition: Option<Definition>,
+    /// The configuration.
+    pub configuration: Option<Configuration>,
+    /// The file with the output of its active generation.
+    pub output: PathBuf,
+    /// Its settings file, whether it is there or not.
+    pub settings: PathBuf,
+}
+
+/// How a container ended.
+#[derive(Debug, Serialize)]
+pub(crate) struct LastExit {
+    /// When.
+    pub at: String,
+    /// Status of its process 1 as a shell gives it: 128 + N when ended by signal N.
+    pub status: i32,
+}
+
+/// The configuration of a service.
+#[derive(Debug, Serialize)]
+pub(crate) struct Configuration {
+    /// The folder that its operator edits.
+    pub folder: PathBuf,
+    /// The active generation's copy of it.
+    pub copy: PathBuf,
+    /// What differs: it counts from the next `restart` on.
+    pub changes: Vec<Change>,
+}
+
+/// `inspect SERVICE`.
+#[derive(Debug, Serialize)]
+pub(crate) struct InspectedService {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The record as it is on disk.
+    pub record: Record,
+    /// As in `status`.
+    pub status: ServiceStatus,
+    /// The `config.json` of the active generation (OCI runtime specification); null when it is gone.
+    pub specification: Option<serde_json::Value>,
+}
+
+/// `images --json`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Images {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Each image that is loaded.
+    pub images: Vec<Image>,
+}
+
+/// `load --json`.
+pub(crate) type Loaded = Images;
+
+/// One image.
+#[derive(Debug, Serialize)]
+pub(crate) struct Image {
+    /// Its id: the digest of its configuration.
+    pub id: String,
+    /// The digest of its manifest, when the archive had one.
+    pub manifest: Option<String>,
+    /// Names with tags.
+    pub names: Vec<String>,
+    /// When it was made, as it says itself.
+    pub created_at: Option<String>,
+    /// When it was loaded.
+    pub loaded_at: String,
+    /// What its layers take unpacked; layers are shared between images.
+    pub size_bytes: u64,
+    /// Its layers, the bottom one first.
+    pub layers: Vec<Layer>,
+}
+
+/// One layer.
+#[derive(Debug, Serialize)]
+pub(crate) struct Layer {
+    /// The digest of its uncompressed archive.
+    pub diff_id: String,
+    /// What it takes unpacked.
+    pub size_bytes: u64,
+}
+
+/// `inspect IMAGE`.
+#[derive(Debug, Serialize)]
+pub(crate) struct InspectedImage {
+    /// [`VERSION`].
+    pub version: u32,
+    /// As in `images`.
+    pub image: Image,
+    /// Its configuration (OCI image specification), as it was loaded.
+    pub configuration: serde_json::Value,
+}
+
+/// `doctor --json`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Host {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Each fact: `name`, `verdict` (`good`, `limited`, `missing`), `detail`, `hint`.
+    pub facts: Vec<runtime::host::Fact>,
+}
+
+impl ShownState {
+    /// The state as a person is told it.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::BackingOff => "backing-off",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::CrashLoop => "crash-loop",
+            Self::Unsupervised => "unsupervised",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    fn of(status: &Status) -> Self {
+        let recorded = match status.record.state {
+            State::Starting => Self::Starting,
+            State::Running => Self::Running,
+            State::BackingOff => Self::BackingOff,
+            State::Stopping => Self::Stopping,
+            State::Stopped => Self::Stopped,
+            State::CrashLoop => Self::CrashLoop,
+        };
+        match (status.supervisor.is_some(), status.alive, recorded) {
+            (true, _, recorded) => recorded,
+            (false, true, _) => Self::Unsupervised,
+            // Down for good: no supervisor is needed for that.
+            (false, false, Self::Stopped | Self::CrashLoop) => recorded,
+            (false, false, _) => Self::Interrupted,
+        }
+    }
+}
+
+/// The health as a person is told it.
+pub(crate) fn health_text(health: Health) -> &'static str {
+    match health {
+        Health::Unknown => "unknown",
+        Health::Healthy => "healthy",
+        Health::Unhealthy => "unhealthy",
+    }
+}
+
+impl Service {
+    /// What is known of a service at a time.
+    pub(crate) fn of(status: &Status, now_ms: u64) -> Self {
+        let record = &status.record;
+        // Of a supervisor that died the record still says what was so then.
+        let started_at_ms = if status.alive { record.started_at_ms } else { None };
+        let watched = status.alive && status.supervisor.is_some();
+        Self {
+            service: record.service.clone(),
+            release: record.release.clone(),
+            image: record.image.clone(),
+            image_id: record.image_id.clone(),
+            generation: record.generation,
+            state: ShownState::of(status),
+            health: if watched { record.health } else { Health::Unknown },
+            process: record.process.as_ref().filter(|_| status.alive).map(|process| process.pid),
+            supervisor: status.supervisor.filter(|&pid| pid > 0),
+            started_at: started_at_ms.map(timestamp),
+            uptime_s: started_at_ms.map(|started| now_ms.saturating_sub(started) / 1000),
+            restarts: record.restarts,
+            ports: record.ports.clone(),
+        }
+    }
+}
+
+impl From<Exit> for LastExit {
+    fn from(exit: Exit) -> Self {
+        Self { at: timestamp(exit.at_ms), status: exit.status }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime::Failure;
+    use runtime::record::{Process, Wanted};
+
+    use super::*;
+
+    fn status(state: State, supervisor: Option<i32>, alive: bool) -> Status {
+        let process =
+            Process { pid: 4711, start_ticks: 1, boot_id: "b".into(), cgroup: "/opsrun/keystone-g3".into() };
+        let record = Record {
+            version: 1,
+            service: "keystone".into(),
+            release: "zed".into(),
+            image: "keystone:zed".into(),
+            image_id: "sha256:00".into(),
+            generation: 3,
+            ports: vec![5000],
+            wanted: Wanted::Up,
+            state,
+            health: Health::Healthy,
+            process: Some(process),
+            started_at_ms: Some(1_000),
+            changed_at_ms: 2_000,
+            restarts: 1,
+            last_exit: Some(Exit { at_ms: 500, status: 137 }),
+            last_failure: Some(Failure::new("it ended")),
+        };
+        Status { record, supervisor, alive }
+    }
+
+    #[test]
+    fn the_state_is_what_can_be_seen_not_only_what_is_written() {
+        for (state, supervisor, alive, shown) in [
+            (State::Running, Some(1), true, ShownState::Running),
+            (State::Running, None, true, ShownState::Unsupervised),
+            (State::Running, None, false, ShownState::Interrupted),
+            (State::BackingOff, Some(1), false, ShownState::BackingOff),
+            (State::BackingOff, None, false, ShownState::Interrupted),
+            (State::Stopped, None, false, ShownState::Stopped),
+            (State::CrashLoop, None, false, ShownState::CrashLoop),
+        ] {
+            assert_eq!(ShownState::of(&status(state, supervisor, alive)), shown);
+        }
+    }
+
+    #[test]
+    fn a_dead_service_has_no_process_no_uptime_and_no_health() {
+        let shown = Service::of(&status(State::Running, None, false), 61_000);
+        assert_eq!((shown.process, shown.uptime_s, shown.health), (None, None, Health::Unknown));
+    }
+
+    #[test]
+    fn the_json_form_of_ps_does_not_change() {
+        let services = vec![Service::of(&status(State::Running, Some(4700), true), 61_000)];
+        insta::assert_snapshot!(
+            serde_json::to_string_pretty(&Services { version: VERSION, services }).unwrap()
+        );
+    }
+}

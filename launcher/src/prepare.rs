@@ -1,0 +1,160 @@
+//! From a service and an image to a generation that is ready to be started: everything slow and fallible is here.
+//! It starts nothing; when it fails, nothing it made is left but folders of the service that were missing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bundles::account;
+use bundles::bundle::{self, BundleRequest, ImageFacts, Seccomp, Unpacked};
+use runtime::definition::{ANNOTATION, Definition};
+
+use crate::catalogue;
+use crate::definition::{Subject, decide};
+use crate::error::Error;
+use crate::generation::Candidate;
+use crate::layout::Layout;
+use crate::mounts::Volume;
+use crate::own_folders::{OwnFolders, binds_of};
+use crate::release::Release;
+use crate::service_name::ServiceName;
+use crate::settings::Settings;
+use crate::settings_value::SeccompChoice;
+use crate::wishes::{self, Wishes};
+
+/// What is said about a service: by its operator, and by the catalogue.
+#[derive(Debug, Clone)]
+pub(crate) struct Said {
+    /// `/etc/opsrun/NAME.toml`.
+    pub own: Settings,
+    /// The catalogue's entry.
+    pub listed: Settings,
+    /// The first over the second.
+    pub both: Settings,
+}
+
+impl Said {
+    /// What is said about an image that is no service's.
+    pub(crate) fn nothing() -> Self {
+        Self { own: Settings::default(), listed: Settings::default(), both: Settings::default() }
+    }
+
+    /// What is said about a service.
+    ///
+    /// # Errors
+    /// [`Error::Settings`], [`Error::Io`].
+    pub(crate) fn about(layout: &Layout, service: &ServiceName) -> Result<Self, Error> {
+        let own = Settings::read(&layout.settings(service))?;
+        let listed = catalogue::entry(service).unwrap_or_default();
+        let both = own.clone().over(listed.clone());
+        Ok(Self { own, listed, both })
+    }
+
+    /// The settings' volumes and then those that were typed, which win.
+    pub(crate) fn volumes(&self, wishes: &Wishes) -> Vec<Volume> {
+        [self.both.volumes.clone(), wishes.volumes.clone()].concat()
+    }
+
+    /// The settings' variables and then those that were typed, which win.
+    pub(crate) fn environment(&self, wishes: &Wishes) -> Vec<(String, String)> {
+        self.both.environment.clone().into_iter().chain(wishes.environment.iter().cloned()).collect()
+    }
+}
+
+/// Prepares the next generation of a service.
+///
+/// The order is: look at everything that can be wrong first, then make what is missing, and take a number last.
+///
+/// # Errors
+/// [`Error::NoConfiguration`], [`Error::Access`], [`Error::NoMountSource`], [`Error::Rules`], and those of
+/// [`bundle::prepare`].
+pub(crate) fn generation(
+    layout: &Layout,
+    service: &ServiceName,
+    release: &Release,
+    said: &Said,
+    wishes: &Wishes,
+) -> Result<Candidate, Error> {
+    let folders = layout.service(service);
+    let image = &release.image;
+    let facts = image.facts()?;
+    let volumes = said.volumes(wishes);
+    let binds = binds_of(&volumes)?;
+    let mut definition = definition(layout, service, release, said, &facts)?;
+    let view = image.view()?;
+    let account = account::resolve(&view, said.both.user.as_deref().or(facts.user.as_deref()))?;
+    let own = OwnFolders::of(layout, service, &view, &facts, (&said.own, &said.listed), &volumes)?;
+    own.check_configuration()?;
+    own.make_missing(&view, &account)?;
+    own.check_access(&account)?;
+
+    let candidate = Candidate::take(&folders)?;
+    definition.generation = candidate.number();
+    own.copy_configuration(&candidate.configuration())?;
+    let id = Layout::container_id(service, candidate.number());
+    let host = folders.host_files();
+    bundle::prepare(&BundleRequest {
+        arguments: said.both.command.clone(),
+        entrypoint: said.both.entrypoint.clone(),
+        mounts: [own.for_generation(&candidate.configuration()), binds].concat(),
+        annotations: BTreeMap::from([
+            (ANNOTATION.to_owned(), definition.to_annotation()),
+            (wishes::ANNOTATION.to_owned(), wishes.to_annotation()),
+        ]),
+        ..request(image.clone(), &candidate.folder(), layout.cgroup(&id), &host, said, wishes)
+    })?;
+    Ok(candidate)
+}
+
+/// The rules of the generation, which has no number yet.
+fn definition(
+    layout: &Layout,
+    service: &ServiceName,
+    release: &Release,
+    said: &Said,
+    facts: &ImageFacts,
+) -> Result<Definition, Error> {
+    let subject = Subject {
+        service: service.to_string(),
+        release: release.release.clone(),
+        image: release.name.clone(),
+        image_id: release.image_id.clone(),
+        generation: 0,
+    };
+    decide(subject, &said.own, &said.listed, facts).map_err(|reason| Error::Rules {
+        service: service.to_string(),
+        settings: layout.settings(service),
+        reason,
+    })
+}
+
+/// What a service's generation and a one-shot container of its image have in common.
+pub(crate) fn request(
+    image: Unpacked,
+    folder: &Path,
+    cgroup: String,
+    host_files: &Path,
+    said: &Said,
+    wishes: &Wishes,
+) -> BundleRequest {
+    let host_file = |name| runtime::folders::host_file(host_files, name);
+    let settings = &said.both;
+    BundleRequest {
+        environment: said.environment(wishes),
+        user: settings.user.clone(),
+        host_files: vec![
+            (host_file("resolv.conf"), "/etc/resolv.conf".into()),
+            (host_file("hosts"), "/etc/hosts".into()),
+        ],
+        dev_log: Path::new("/dev/log").exists(),
+        read_only_root: settings.read_only.unwrap_or(false),
+        no_new_privileges: settings.no_new_privileges.unwrap_or(true),
+        seccomp: match &settings.seccomp {
+            None | Some(SeccompChoice::Default) => Seccomp::Default,
+            Some(SeccompChoice::Unconfined) => Seccomp::Unconfined,
+            Some(SeccompChoice::Profile(path)) => Seccomp::Profile(path.clone()),
+        },
+        capabilities_add: settings.capabilities_add.clone(),
+        capabilities_drop: settings.capabilities_drop.clone(),
+        ..BundleRequest::of(image, folder, cgroup)
+    }
+}

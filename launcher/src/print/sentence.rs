@@ -1,0 +1,103 @@
+//! What opsrun says when something is done: every such sentence, side by side.
+//! It knows nothing of how it was done.
+
+use std::path::Path;
+
+use crate::print::amount::{bytes, span};
+
+/// `start` and `restart`.
+pub(crate) fn healthy(service: &str, release: &str, generation: u32, process: i32, took_ms: u64) -> String {
+    let took = seconds(took_ms);
+    format!("{service} {release} is healthy (generation {generation}, process {process}, {took})")
+}
+
+/// `stop`.
+pub(crate) fn stopped(service: &str, release: &str, took_ms: u64) -> String {
+    format!("{service} {release} is stopped ({})", seconds(took_ms))
+}
+
+/// `rm`.
+pub(crate) fn removed_service(service: &str, kept: Option<&Path>) -> String {
+    match kept {
+        Some(folder) => format!("{service} is forgotten; its own files stay in {}", folder.display()),
+        None => format!("{service} is forgotten"),
+    }
+}
+
+/// `load`, for each image.
+pub(crate) fn loaded(names: &str, id: &str, size_bytes: u64) -> String {
+    format!("{names} is loaded ({id}, {})", bytes(size_bytes))
+}
+
+/// `load`, after all images.
+pub(crate) fn layers_unpacked(layers: usize) -> String {
+    match layers {
+        0 => "every layer was there already".to_owned(),
+        1 => "1 layer was unpacked".to_owned(),
+        layers => format!("{layers} layers were unpacked"),
+    }
+}
+
+/// `load`, while another process changes the store.
+pub(crate) fn waiting_for_store(pid: Option<u32>) -> String {
+    match pid {
+        Some(pid) => format!("waiting for process {pid}, which is changing the store"),
+        None => "waiting for another process, which is changing the store".to_owned(),
+    }
+}
+
+/// `rmi`, when only a name is gone.
+pub(crate) fn untagged(name: &str, still: &str) -> String {
+    format!("{name} is removed; the image is still called {still}")
+}
+
+/// `rmi`, when the image is gone.
+pub(crate) fn removed_image(name: &str, layers: usize, size_bytes: u64) -> String {
+    let plural = if layers == 1 { "" } else { "s" };
+    format!("{name} is removed, with {layers} layer{plural} ({})", bytes(size_bytes))
+}
+
+/// `run`, when the service has no configuration on the host.
+pub(crate) fn image_configuration(service: &str, folder: &Path) -> String {
+    format!("{} is empty: the command sees the image's own configuration of {service}", folder.display())
+}
+
+/// `config init`.
+pub(crate) fn configured(folder: &Path, image: &str, inside: &Path) -> String {
+    format!("{} has the configuration of {image}, from its {}", folder.display(), inside.display())
+}
+
+/// Before `restart` starts again what ran before.
+pub(crate) fn going_back(service: &str, release: &str, generation: u32) -> String {
+    format!("{service} did not come up; starting {release} (generation {generation}) again")
+}
+
+/// Seconds with one decimal for short times.
+fn seconds(ms: u64) -> String {
+    if ms >= 60_000 { span(ms) } else { format!("{}.{} s", ms / 1000, ms % 1000 / 100) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentences_read_well() {
+        insta::assert_snapshot!(
+            [
+                healthy("keystone", "zed", 3, 4711, 1_840),
+                healthy("mariadb", "11.4", 1, 4711, 75_000),
+                stopped("keystone", "zed", 340),
+                removed_service("keystone", Some(Path::new("/opt/keystone"))),
+                removed_service("x", None),
+                loaded("keystone:zed, keystone:latest", "0123456789ab", 312_400_000),
+                layers_unpacked(0),
+                layers_unpacked(1),
+                layers_unpacked(4),
+                untagged("keystone:zed", "keystone:latest"),
+                removed_image("keystone:zed", 1, 312_400_000),
+            ]
+            .join("\n")
+        );
+    }
+}
