@@ -23,6 +23,7 @@ use rustix::fs::fstat;
 use crate::account::{self, Account};
 use crate::error::{Error, Result};
 use crate::rootfs::{RootView, metadata};
+use crate::store::{Image, Store};
 use crate::tree;
 
 mod capabilities;
@@ -46,7 +47,7 @@ const SPECIFICATION: &str = "1.0.2";
 pub struct Unpacked {
     /// Its name, for errors.
     pub name: String,
-    /// The folders of its layers, the top one first, absolute.
+    /// The folders of its layers, the top one first.
     pub layers: Vec<PathBuf>,
     /// Its configuration, the JSON document as it was loaded.
     pub configuration: Vec<u8>,
@@ -148,6 +149,20 @@ impl BundleRequest {
     }
 }
 
+impl Store {
+    /// What an image of this store consists of.
+    ///
+    /// # Errors
+    /// As [`Store::raw_configuration`].
+    pub fn unpacked(&self, image: &Image) -> Result<Unpacked> {
+        Ok(Unpacked {
+            name: image.title(),
+            layers: self.layer_folders(image),
+            configuration: self.raw_configuration(image)?,
+        })
+    }
+}
+
 /// What an image says beyond what is run: known without preparing a bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageFacts {
@@ -190,7 +205,7 @@ impl Unpacked {
 ///
 /// # Errors
 /// For the image: [`Error::NothingToRun`], [`Error::NoEntrypoint`], [`Error::NotExecutable`], [`Error::NoInterpreter`],
-/// [`Error::NoUser`], [`Error::WorkingDirectory`], [`Error::NulByte`], [`Error::Document`]. For the request:
+/// [`Error::NoUser`], [`Error::WorkingDirectory`], [`Error::NotAFolder`], [`Error::NulByte`], [`Error::Document`]. For the request:
 /// [`Error::Mount`], [`Error::UnknownCapability`], [`Error::SeccompProfile`], [`Error::BundleExists`]. Else those of
 /// [`RootView::open`], and [`Error::Io`].
 pub fn prepare(request: &BundleRequest) -> Result<Bundle> {
@@ -262,7 +277,7 @@ impl<'a> Made<'a> {
                 make(name)?;
             }
             for (number, layer) in request.image.layers.iter().enumerate() {
-                symlink(layer, self.folder.join("lower").join(number.to_string()))?;
+                symlink(std::path::absolute(layer)?, self.folder.join("lower").join(number.to_string()))?;
             }
             if request.image.layers.is_empty() {
                 // An overlay needs a lower folder, even for an image of nothing.
@@ -329,4 +344,3 @@ fn sort_capabilities(spec: &mut serde_json::Value) {
 fn failed(folder: &Path, error: std::io::Error) -> Error {
     Error::io(format!("write the bundle {}", folder.display()), error)
 }
-

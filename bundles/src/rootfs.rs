@@ -4,9 +4,9 @@
 //! An image is hostile: a path is only ever resolved by `openat2(RESOLVE_IN_ROOT)`, so that no symlink in it leads
 //! out to the host; only regular files are read, and only up to a limit.
 //!
-//! How the view stays unseen: a thread takes a mount namespace of its own, mounts the overlay there, opens it,
-//! detaches it and ends. From then on the mount hangs on nothing but the descriptor: it is in nobody's mount table,
-//! and it is gone when the view is dropped or the process dies.
+//! How the view stays unseen: a thread takes a mount namespace of its own, mounts the overlay there, clones that mount
+//! into a descriptor (`open_tree(OPEN_TREE_CLONE)`), and ends. From then on the mount hangs on nothing but the
+//! descriptor: it is in nobody's mount table, and it is gone when the view is dropped or the process dies.
 
 use std::fs::File;
 use std::io::Read;
@@ -20,8 +20,10 @@ use rustix::fs::{
     CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, mkdirat, openat, openat2, readlinkat,
 };
 use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::error::{Error, Result};
+use crate::store::{Image, Store};
 use crate::tree;
 
 /// The longest file that is read out of an image, bytes. `/etc/passwd` and `/etc/group` are what is read.
@@ -66,11 +68,19 @@ pub enum Kind {
 }
 
 impl RootView {
+    /// The file system of an image in the store, read-only.
+    ///
+    /// # Errors
+    /// [`Error::NoOverlay`] on a kernel without overlay file systems, [`Error::Io`] for what else the kernel refuses.
+    pub fn open(store: &Store, image: &Image) -> Result<Self> {
+        Self::of_layers(&image.title(), &store.layer_folders(image))
+    }
+
     /// The file system that these folders make on top of each other, top layer first, read-only. Whiteouts are
     /// overlayfs's own. `image` is its name in errors.
     ///
     /// # Errors
-    /// [`Error::NoOverlay`] on a kernel without overlay file systems, [`Error::Io`] for what else the kernel refuses.
+    /// As [`RootView::open`].
     pub fn of_layers(image: &str, layers: &[PathBuf]) -> Result<Self> {
         Ok(Self { image: image.to_owned(), root: merge(image, layers, None)? })
     }
@@ -303,7 +313,11 @@ fn mount_unseen(layers: &[PathBuf], written: Option<(&Path, &Path)>) -> Result<O
             errno => MountFailure::Step("mount the layers on top of each other", errno),
         },
     )?;
-    let root = open(Path::new(POINT))?;
+    // A clone of the mount, in an anonymous namespace that lasts as long as the descriptor. Of a mount that is in no
+    // namespace at all, every release bumps the count of changes by which openat2(2) sees a race, and so a link to
+    // `/../x` could never be followed: EAGAIN each time.
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let root = open_tree(CWD, POINT, flags).map_err(|errno| MountFailure::Open(POINT.into(), errno))?;
     // Now, and not when the thread's namespace goes, which happens some time after the thread was joined: a
     // descriptor closed before that would leave the overlay mounted for a moment.
     umount2(POINT, MntFlags::MNT_DETACH).map_err(step("detach the mounted layers"))?;

@@ -426,6 +426,54 @@ fn mounts_are_checked() {
 }
 
 #[test]
+fn links_in_the_image_lead_no_mount_astray() {
+    let table = [
+        ("proc", "data", "/data"),
+        ("/../../proc/", "data", "/data"),
+        ("/", "data", "/data/proc/sys"),
+        ("/dev", "data", "/data"),
+        ("/nowhere", "data", "/data/deeper"),
+        ("/var", "dev", "/data"),
+        ("/var", "proc", "/data"),
+        ("/nowhere", "sys", "/data"),
+    ];
+    for (target, link, destination) in table {
+        let image = Image::new();
+        for folder in ["dev", "proc", "sys"].into_iter().filter(|folder| *folder != link) {
+            fs::create_dir(image.layer(1).join(folder)).unwrap();
+        }
+        symlink(target, image.layer(0).join(link)).unwrap();
+        let mut request = image.request();
+        request.mounts = vec![Mount {
+            source: image.folder.path().to_owned(),
+            destination: PathBuf::from(destination),
+            read_only: false,
+        }];
+        let error = image.prepare(&request).unwrap_err();
+        let expected =
+            matches!((link, &error), ("data", Error::Mount { .. }) | (_, Error::NotAFolder { .. }));
+        assert!(expected, "{link} -> {target}: {error:?}");
+    }
+}
+
+#[test]
+fn links_that_stay_inside_are_followed() {
+    let image = Image::new();
+    symlink("/var/lib/keystone", image.layer(0).join("data")).unwrap();
+    let mut request = image.request();
+    let destinations = ["/data", "/data/more/and/more", "/tmp/new"];
+    request.mounts = destinations
+        .map(|destination| Mount {
+            source: image.folder.path().to_owned(),
+            destination: PathBuf::from(destination),
+            read_only: false,
+        })
+        .to_vec();
+    image.prepare(&request).unwrap();
+    assert_eq!(fs::read_dir(image.bundle().join("upper")).unwrap().count(), 0);
+}
+
+#[test]
 fn of_mounts_with_one_destination_the_last_counts() {
     let image = Image::new();
     let (one, two) = (image.folder.path().join("one"), image.folder.path().join("two"));

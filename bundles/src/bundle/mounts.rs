@@ -86,11 +86,7 @@ fn checked(mount: Mount) -> Result<Mount> {
     }
     // Without doubled slashes and dots, so that equal ones are seen to be equal.
     let destination: PathBuf = mount.destination.components().collect();
-    // A false /proc deceives whoever sets the container up (CVE-2019-16884); devices are made in /dev afterwards, which
-    // would then be the host's.
-    if destination.starts_with("/proc")
-        || ["/", "/dev", "/sys"].iter().any(|path| destination == Path::new(path))
-    {
+    if is_containers_own(&destination) {
         return Err(wrong("this destination is the container's own"));
     }
     match fs::metadata(&mount.source) {
@@ -100,6 +96,12 @@ fn checked(mount: Mount) -> Result<Mount> {
         }
         Err(error) => Err(Error::io(format!("look at {}", mount.source.display()), error)),
     }
+}
+
+/// Whether nothing of the host may be mounted at this path, absolute and without dots. A false /proc deceives whoever
+/// sets the container up (CVE-2019-16884); devices are made in /dev afterwards, which would then be the host's.
+pub(super) fn is_containers_own(path: &Path) -> bool {
+    path.starts_with("/proc") || ["/", "/dev", "/sys"].iter().any(|own| path == Path::new(own))
 }
 
 fn bind(mount: &Mount) -> SpecMount {

@@ -5,16 +5,18 @@
 //! nowhere, and a working folder that is missing, which Docker makes, for root, with mode 0755. It is done in the
 //! overlay itself, not by hand in `upper/`: the kernel knows how a folder of a lower layer is repeated in the upper.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, fchmod, mkdirat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fchmod, mkdirat, readlinkat, unlinkat};
 use rustix::io::Errno;
 
 use crate::bundle::BundleRequest;
-use crate::bundle::mounts::Mounts;
+use crate::bundle::mounts::{Mount, Mounts, is_containers_own};
 use crate::error::{Error, Result};
-use crate::rootfs::{Kind, RootView};
+use crate::rootfs::{Kind, RootView, proc_path};
 
 pub(super) fn make(
     request: &BundleRequest,
@@ -22,10 +24,11 @@ pub(super) fn make(
     working_directory: &Path,
     mounts: &Mounts,
 ) -> Result<()> {
+    check_own_folders(view)?;
     let missing = working_directory_is_missing(view, working_directory, mounts)?;
     let mut dangling = Vec::new();
     for mount in &mounts.host {
-        if view.metadata(&mount.destination)?.is_none() && view.is_symlink(&mount.destination)? {
+        if leads(view, mount)? == Place::Nowhere {
             dangling.push(&mount.destination);
         }
     }
@@ -41,6 +44,58 @@ pub(super) fn make(
         make_folders(&writable, working_directory)?;
     }
     Ok(())
+}
+
+/// A link in place of one of these would have file systems mounted and devices made where it leads, which before the
+/// container's root is entered may be a place of the host.
+fn check_own_folders(view: &RootView) -> Result<()> {
+    for path in ["/dev", "/proc", "/sys"].map(Path::new) {
+        let is_folder = view.metadata(path)?.is_none_or(|found| found.kind == Kind::Folder);
+        if view.is_symlink(path)? || !is_folder {
+            return Err(Error::NotAFolder { image: view.image().to_owned(), path: path.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// Where the image's symlinks lead a mount.
+#[derive(PartialEq, Eq)]
+enum Place {
+    /// To something, or to something that can be made.
+    Somewhere,
+    /// Its last component is a symlink to nothing.
+    Nowhere,
+}
+
+/// The links of the image may not lead a mount to where none may be; what may be typed is checked elsewhere.
+fn leads(view: &RootView, mount: &Mount) -> Result<Place> {
+    let wrong = |reason: &str| Error::Mount {
+        source_path: mount.source.clone(),
+        destination: mount.destination.clone(),
+        reason: reason.to_owned(),
+    };
+    for existing in mount.destination.ancestors() {
+        let Some(found) = view.look_up(existing, OFlags::PATH)? else { continue };
+        // OK because this is one of its ancestors.
+        let rest = mount.destination.strip_prefix(existing).expect("an ancestor");
+        if let Some(first) = rest.components().next() {
+            let next = existing.join(first);
+            match view.is_symlink(&next)? {
+                true if next == mount.destination => return Ok(Place::Nowhere),
+                true => return Err(wrong("it leads through a symlink to nothing in the image")),
+                false => {}
+            }
+        }
+        // Of a mount that hangs nowhere, the kernel gives the path within it.
+        let real = readlinkat(CWD, proc_path(found.as_fd()), Vec::new())
+            .map_err(|errno| Error::io(format!("look at {}", existing.display()), errno))?;
+        let real = Path::new(OsStr::from_bytes(real.to_bytes()));
+        if is_containers_own(&real.join(rest)) {
+            return Err(wrong("a symlink in the image leads it to the container's own folders"));
+        }
+        return Ok(Place::Somewhere);
+    }
+    Ok(Place::Somewhere)
 }
 
 fn working_directory_is_missing(view: &RootView, path: &Path, mounts: &Mounts) -> Result<bool> {
