@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use runtime::client::is_supervised;
 use runtime::definition::Definition;
 use runtime::folders::ServiceFolders;
 use serde::Deserialize;
@@ -90,7 +91,9 @@ impl Drop for Candidate {
         let _ = fs_err::remove_dir_all(self.folder());
         // Of a service that has never been up nothing is left. Each call fails when there is something in the folder.
         let _ = fs_err::remove_dir(self.folders.generations());
-        let _ = fs_err::remove_dir(&self.folders.state);
+        if fs_err::remove_dir(&self.folders.state).is_ok() && !is_supervised(&self.folders) {
+            let _ = fs_err::remove_dir_all(&self.folders.run);
+        }
     }
 }
 

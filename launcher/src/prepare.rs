@@ -2,7 +2,7 @@
 //! It starts nothing; when it fails, nothing it made is left but folders of the service that were missing.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bundles::account;
 use bundles::bundle::{self, BundleRequest, ImageFacts, Seccomp, Unpacked};
@@ -100,7 +100,7 @@ pub(crate) fn generation(
             (ANNOTATION.to_owned(), definition.to_annotation()),
             (wishes::ANNOTATION.to_owned(), wishes.to_annotation()),
         ]),
-        ..request(image.clone(), &candidate.folder(), layout.cgroup(&id), &host, said, wishes)
+        ..request(image.clone(), &candidate.folder(), layout.cgroup(&id), &host, said, wishes)?
     })?;
     Ok(candidate)
 }
@@ -128,6 +128,9 @@ fn definition(
 }
 
 /// What a service's generation and a one-shot container of its image have in common.
+///
+/// # Errors
+/// [`Error::Io`] when there is no place for the copies of the host's files.
 pub(crate) fn request(
     image: Unpacked,
     folder: &Path,
@@ -135,16 +138,12 @@ pub(crate) fn request(
     host_files: &Path,
     said: &Said,
     wishes: &Wishes,
-) -> BundleRequest {
-    let host_file = |name| runtime::folders::host_file(host_files, name);
+) -> Result<BundleRequest, Error> {
     let settings = &said.both;
-    BundleRequest {
+    Ok(BundleRequest {
         environment: said.environment(wishes),
         user: settings.user.clone(),
-        host_files: vec![
-            (host_file("resolv.conf"), "/etc/resolv.conf".into()),
-            (host_file("hosts"), "/etc/hosts".into()),
-        ],
+        host_files: places_for_host_files(host_files)?,
         dev_log: Path::new("/dev/log").exists(),
         read_only_root: settings.read_only.unwrap_or(false),
         no_new_privileges: settings.no_new_privileges.unwrap_or(true),
@@ -156,5 +155,20 @@ pub(crate) fn request(
         capabilities_add: settings.capabilities_add.clone(),
         capabilities_drop: settings.capabilities_drop.clone(),
         ..BundleRequest::of(image, folder, cgroup)
+    })
+}
+
+/// The container's resolv.conf and hosts, and where it sees them. Whoever runs the bundle fills them and keeps them equal
+/// to the host's; a bundle can only mount what is there, so here they are made, empty.
+fn places_for_host_files(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>, Error> {
+    let failed = |error| Error::io("make a place for the container's host files", error);
+    fs_err::create_dir_all(folder).map_err(failed)?;
+    let mut places = Vec::new();
+    for name in ["resolv.conf", "hosts"] {
+        let place = runtime::folders::host_file(folder, name);
+        // Never emptied: another generation's container may be looking at it.
+        fs_err::OpenOptions::new().create(true).append(true).open(&place).map_err(failed)?;
+        places.push((place, Path::new("/etc").join(name)));
     }
+    Ok(places)
 }

@@ -84,7 +84,7 @@ fn describe(
             &one_shot.host_files(),
             said,
             &wishes,
-        )
+        )?
     })
 }
 
