@@ -1,0 +1,274 @@
+//! A service's life as a person sees it: started, looked at, crashed, restarted, stopped.
+
+mod support;
+
+use std::process::Stdio;
+
+use serde_json::Value;
+use support::{Background, Host, get, until};
+
+fn pid(service: &Value) -> i32 {
+    i32::try_from(service["pid"].as_i64().expect("a process")).expect("a pid")
+}
+
+fn kill(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).expect("kill");
+}
+
+#[test]
+fn a_service_starts_serves_and_stops_without_a_trace() {
+    let (host, port) = Host::with_busybox();
+    let started = host.opsrun(["start", "busybox:1"]);
+    started.succeeds();
+    assert!(started.stdout.contains("busybox 1 is healthy (generation 1, process "), "{started}");
+    assert_eq!(get(port, "/").as_deref(), Some("up\n"));
+
+    let service = host.service("busybox");
+    assert_eq!(service["release"], "1");
+    assert_eq!(service["state"], "running");
+    assert_eq!(service["health"], "healthy");
+    assert_eq!(service["restarts"], 0);
+    assert_eq!(host.cgroups().len(), 1);
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    assert!(!mounts.contains(&host.root.path().display().to_string()), "{mounts}");
+
+    let process = pid(&service);
+    host.opsrun(["stop", "busybox"]).succeeds();
+    assert_eq!(get(port, "/"), None);
+    assert_eq!(host.service("busybox")["state"], "stopped");
+    assert!(!std::path::Path::new(&format!("/proc/{process}")).exists());
+    until("the supervisor has ended", || host.left_over().is_empty());
+}
+
+#[test]
+fn a_service_that_is_killed_comes_up_again_and_the_restart_is_counted() {
+    let (host, port) = Host::with_busybox();
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    let first = host.service("busybox");
+    kill(pid(&first));
+    let second = host.service_until("busybox", "it runs again", |service| {
+        service["state"] == "running" && service["pid"] != first["pid"]
+    });
+    assert_eq!(second["restarts"], 1);
+    assert_eq!(second["generation"], first["generation"]);
+    assert_eq!(get(port, "/").as_deref(), Some("up\n"));
+    let status = host.opsrun(["status", "busybox"]);
+    assert!(status.succeeds().stdout.contains("137"), "{status}");
+}
+
+#[test]
+fn what_a_service_wrote_to_its_root_is_there_after_a_crash_and_gone_in_the_next_generation() {
+    let (host, _) = Host::with_busybox();
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    host.opsrun(["exec", "busybox", "sh", "-c", "echo mark > /tmp/mark"]).succeeds();
+    let first = host.service("busybox");
+    kill(pid(&first));
+    host.service_until("busybox", "it runs again", |service| {
+        service["state"] == "running" && service["pid"] != first["pid"]
+    });
+    assert_eq!(host.opsrun(["exec", "busybox", "cat", "/tmp/mark"]).succeeds().stdout, "mark\n");
+    host.opsrun(["restart", "busybox"]).succeeds();
+    assert_eq!(host.opsrun(["exec", "busybox", "test", "-e", "/tmp/mark"]).status, 1);
+}
+
+#[test]
+fn a_service_that_always_fails_is_left_alone_in_the_end_and_says_so() {
+    let (host, port) = Host::with_busybox();
+    host.configure_busybox(port, "echo about to fail; sleep 0.5; exit 7");
+    host.write(
+        "etc/opsrun/busybox.toml",
+        "health = { check = \"runs\", runs_for = \"200ms\" }\n\
+         restart = { policy = \"always\", backoff = \"50ms\", backoff_max = \"100ms\", crash_loop_failures = 3 }\n",
+    );
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    let service = host.service_until("busybox", "the verdict", |service| service["state"] == "crash-loop");
+    assert_eq!(service["restarts"], 2);
+    let status = host.opsrun(["status", "busybox"]).succeeds().stdout.clone();
+    assert!(status.contains("it failed 3 times in a row and is left alone"), "{status}");
+    assert!(status.contains("it exited with status 7"), "{status}");
+    until("the supervisor has ended", || host.left_over().is_empty());
+    let logs = host.opsrun(["logs", "busybox"]).succeeds().stdout.clone();
+    assert_eq!(logs.matches("about to fail").count(), 3, "{logs}");
+}
+
+#[test]
+fn a_start_that_fails_shows_the_last_lines_and_changes_nothing() {
+    let (host, port) = Host::with_busybox();
+    host.configure_busybox(port, "echo first; echo the reason >&2; exit 3");
+    let failed = host.opsrun(["start", "busybox:1"]);
+    failed.fails(
+        1,
+        &["error: busybox did not become healthy", "it exited with status 3", "the reason", "hint: "],
+    );
+    assert_eq!(host.service("busybox"), Value::Null);
+    assert!(host.left_over().is_empty(), "{:?}", host.left_over());
+    let generations = host.path("var/lib/opsrun/services/busybox/generations");
+    assert_eq!(std::fs::read_dir(generations).map_or(0, Iterator::count), 0);
+}
+
+#[test]
+fn a_restart_takes_the_new_configuration_and_goes_back_when_that_fails() {
+    let (host, port) = Host::with_busybox();
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    host.write("opt/busybox/conf/busybox.conf", "exit 9\n");
+    // What runs has its own copy: a crash does not bring the change in.
+    let first = host.service("busybox");
+    kill(pid(&first));
+    host.service_until("busybox", "it runs again", |service| {
+        service["state"] == "running" && service["pid"] != first["pid"]
+    });
+    let drift = host.opsrun(["status", "busybox"]);
+    assert!(drift.succeeds().stdout.contains("busybox.conf"), "{drift}");
+
+    host.opsrun(["restart", "busybox"]).fails(3, &["it exited with status 9"]);
+    assert_eq!(get(port, "/").as_deref(), Some("up\n"));
+    assert_eq!(host.service("busybox")["generation"], 1);
+
+    host.write("opt/busybox/conf/busybox.conf", &format!("listen=127.0.0.1:{port}\necho changed\n"));
+    host.opsrun(["restart", "busybox"]).succeeds();
+    assert!(host.service("busybox")["generation"].as_u64() > Some(1));
+    assert!(host.opsrun(["logs", "-n", "2", "busybox"]).succeeds().stdout.contains("changed"));
+}
+
+#[test]
+fn a_service_whose_supervisor_died_serves_on_is_shown_as_such_and_can_be_stopped() {
+    let (host, port) = Host::with_busybox();
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    let service = host.service("busybox");
+    kill(i32::try_from(service["supervisor"].as_i64().expect("a supervisor")).expect("a pid"));
+    let orphan = host.service_until("busybox", "the supervisor is gone", |service| service["supervisor"].is_null());
+    assert_eq!(orphan["pid"], service["pid"]);
+    assert_eq!(get(port, "/").as_deref(), Some("up\n"));
+    let table = host.opsrun(["ps"]).succeeds().stdout.clone();
+    assert!(table.contains("unsupervised"), "{table}");
+    host.opsrun(["stop", "busybox"]).succeeds();
+    assert_eq!(get(port, "/"), None);
+    assert!(host.left_over().is_empty(), "{:?}", host.left_over());
+}
+
+#[test]
+fn an_images_own_health_check_decides() {
+    let host = Host::new();
+    host.load("checked-1.tar");
+    host.opsrun(["start", "checked:1"]).succeeds();
+    assert_eq!(host.service("checked")["health"], "healthy");
+    host.opsrun(["exec", "checked", "touch", "/tmp/sick"]).succeeds();
+    host.service_until("checked", "it is seen to be sick", |service| service["health"] == "unhealthy");
+    host.opsrun(["exec", "checked", "rm", "/tmp/sick"]).succeeds();
+    host.service_until("checked", "it is seen to be well", |service| service["health"] == "healthy");
+    host.opsrun(["stop", "checked"]).succeeds();
+    // Its stop signal is SIGINT, on which it says so.
+    assert!(host.opsrun(["logs", "checked"]).succeeds().stdout.contains("stopped"));
+}
+
+#[test]
+fn logs_follow_a_service_across_restarts() {
+    use std::io::{BufRead, BufReader};
+    let (host, port) = Host::with_busybox();
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    let mut follower = host.command();
+    follower.args(["logs", "-f", "busybox"]).stdout(Stdio::piped());
+    let mut follower = Background(follower.spawn().expect("follow"));
+    let mut lines = BufReader::new(follower.0.stdout.take().expect("its output")).lines();
+    let mut next = || lines.next().expect("a line").expect("text");
+    assert_eq!(next(), format!("listening on 127.0.0.1:{port}"));
+    kill(pid(&host.service("busybox")));
+    assert_eq!(next(), format!("listening on 127.0.0.1:{port}"));
+    host.service_until("busybox", "it runs again", |service| service["state"] == "running");
+    host.opsrun(["restart", "busybox"]).succeeds();
+    assert_eq!(next(), format!("listening on 127.0.0.1:{port}"));
+}
+
+#[test]
+fn the_containers_hosts_file_follows_the_hosts_also_when_that_is_replaced() {
+    let (host, _) = Host::with_busybox();
+    // In a mount namespace of its own, so that it is not this machine's file that changes.
+    let script = r#"
+        mount --make-rprivate / && mount -t tmpfs tmpfs /mnt && cp -a /etc /mnt/etc && mount --bind /mnt/etc /etc
+        echo '127.0.0.1 first' > /etc/hosts
+        "$0" start busybox:1 || exit 1
+        "$0" exec busybox cat /etc/hosts
+        echo '127.0.0.1 second' > /etc/hosts.new && mv /etc/hosts.new /etc/hosts
+        for try in $(seq 200); do
+            "$0" exec busybox cat /etc/hosts | grep second && break
+        done
+        "$0" stop busybox
+    "#;
+    let mut command = host.command();
+    let program = command.get_program().to_owned();
+    command = {
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.args(["--mount", "sh", "-c", script]).arg(program).env("OPSRUN_ROOT", host.root.path());
+        unshare
+    };
+    let done = support::done(command);
+    done.succeeds();
+    assert!(done.stdout.contains("127.0.0.1 first\n") && done.stdout.contains("127.0.0.1 second\n"), "{done}");
+}
+
+#[test]
+fn a_command_in_a_service_is_as_confined_as_the_service() {
+    let (host, _) = Host::with_busybox();
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    let facts = "grep -E '^(Cap|NoNewPrivs|Seccomp)' /proc/PID/status";
+    let service = host.opsrun(["exec", "busybox", "sh", "-c", &facts.replace("PID", "2")]).succeeds().stdout.clone();
+    let command = host.opsrun(["exec", "busybox", "sh", "-c", &facts.replace("PID", "self")]).succeeds().stdout.clone();
+    assert_eq!(service, command);
+    // Docker's default list, the same privileges for good, one filter.
+    assert!(service.contains("CapEff:\t00000000a80425fb\n"), "{service}");
+    assert!(service.contains("NoNewPrivs:\t1\n") && service.contains("Seccomp:\t2\n"), "{service}");
+    // mount(2) needs CAP_SYS_ADMIN; the host's disks are not there to be read, nor can they be made.
+    assert_ne!(host.opsrun(["exec", "busybox", "mount", "-t", "tmpfs", "x", "/tmp"]).status, 0);
+    let disk = "mknod /tmp/disk b 254 0 && cat /tmp/disk";
+    let refused = host.opsrun(["exec", "busybox", "sh", "-c", disk]);
+    assert!(refused.stderr.contains("Operation not permitted"), "{refused}");
+}
+
+#[test]
+fn exec_gives_the_commands_own_status_and_the_environment_asked_for() {
+    let (host, _) = Host::with_busybox();
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    assert_eq!(host.opsrun(["exec", "busybox", "sh", "-c", "exit 41"]).status, 41);
+    assert_eq!(host.opsrun(["exec", "busybox", "sh", "-c", "kill -9 $$"]).status, 137);
+    host.opsrun(["exec", "busybox", "no-such-program"]).fails(127, &["no-such-program"]);
+    host.opsrun(["exec", "busybox", "/etc"]).fails(126, &["/etc"]);
+    let said = host.opsrun(["exec", "-e", "A=b c", "-w", "/www", "-u", "web", "busybox", "sh", "-c", "echo $A; pwd; id"]);
+    assert_eq!(said.succeeds().stdout, "b c\n/www\nuid=1000(web) gid=1000(web) groups=1000(web),1001(readers)\n");
+    let echoed = host.opsrun_reading(["exec", "-i", "busybox", "cat"], b"through and back");
+    assert_eq!(echoed.succeeds().stdout, "through and back");
+}
+
+#[test]
+fn a_one_shot_container_sees_the_services_own_folders_and_leaves_nothing() {
+    let (host, _) = Host::with_busybox();
+    let done = host.opsrun(["run", "--rm", "busybox:1", "sh", "-c", "echo note > /etc/busybox/note; touch /tmp/x; exit 5"]);
+    assert_eq!(done.status, 5, "{done}");
+    assert_eq!(std::fs::read_to_string(host.path("opt/busybox/conf/note")).expect("the note"), "note\n");
+    assert!(host.left_over().is_empty(), "{:?}", host.left_over());
+    let reads = host.opsrun_reading(["run", "-i", "busybox:1", "cat"], b"input");
+    assert_eq!(reads.succeeds().stdout, "input");
+    host.opsrun(["run", "busybox:1", "nothing-like-that"]).fails(127, &["nothing-like-that"]);
+}
+
+#[test]
+fn without_init_the_service_is_process_1() {
+    let (host, port) = Host::with_busybox();
+    let toml = std::fs::read_to_string(host.path("etc/opsrun/busybox.toml")).expect("the service file");
+    host.write("etc/opsrun/busybox.toml", &format!("init = false\n{toml}"));
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    assert_eq!(get(port, "/").as_deref(), Some("up\n"));
+    let first = host.opsrun(["exec", "busybox", "cat", "/proc/1/cmdline"]).succeeds().stdout.clone();
+    assert!(first.contains("httpd"), "{first:?}");
+}
+
+#[test]
+fn an_orphan_in_the_container_is_reaped() {
+    let (host, _) = Host::with_busybox();
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    // The middle shell ends at once, so that the sleep is process 1's to reap.
+    host.opsrun(["exec", "busybox", "sh", "-c", "(sleep 0.2 &)"]).succeeds();
+    until("no zombie is left", || {
+        let states = host.opsrun(["exec", "busybox", "sh", "-c", "cat /proc/[0-9]*/stat"]);
+        !states.succeeds().stdout.contains("sleep")
+    });
+}

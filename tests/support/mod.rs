@@ -1,0 +1,270 @@
+//! What the tests of the whole program share: an own root for each test, the program run as a person would, and
+//! waiting for a condition. It knows nothing of the program's inside.
+#![allow(dead_code, missing_docs)] // Each test program uses a part of it.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Longer than anything waited for takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An own root: nothing a test does meets another test or the host.
+pub struct Host {
+    pub root: tempfile::TempDir,
+}
+
+/// What a command did.
+#[derive(Debug, Clone)]
+pub struct Done {
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+    line: String,
+}
+
+impl Host {
+    pub fn new() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "these tests make containers: run them as root (sudo scripts/test)");
+        Self { root: tempfile::Builder::new().prefix("opsrun-test-").tempdir().expect("a folder for the test") }
+    }
+
+    /// A root with the small image of a web service loaded and its configuration in place, listening on `port`.
+    pub fn with_busybox() -> (Self, u16) {
+        let host = Self::new();
+        host.load("busybox-1.tar");
+        host.opsrun(["config", "init", "busybox"]).succeeds();
+        let port = free_port();
+        host.configure_busybox(port, "");
+        (host, port)
+    }
+
+    /// Writes the web service's configuration, which its start script reads as shell, and its service file.
+    pub fn configure_busybox(&self, port: u16, shell: &str) {
+        self.write("opt/busybox/conf/busybox.conf", &format!("listen=127.0.0.1:{port}\n{shell}\n"));
+        self.write(
+            "etc/opsrun/busybox.toml",
+            &format!(
+                "ports = [{port}]\n\
+                 health = {{ check = \"http\", path = \"/\", interval = \"200ms\", timeout = \"2s\", start_timeout = \"30s\" }}\n\
+                 stop = {{ grace = \"5s\" }}\n"
+            ),
+        );
+    }
+
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.root.path().join(path)
+    }
+
+    pub fn write(&self, path: &str, text: &str) {
+        let path = self.path(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
+        std::fs::write(path, text).expect("write the file");
+    }
+
+    pub fn load(&self, archive: &str) -> Done {
+        let done = self.opsrun([OsStr::new("load"), image(archive).as_os_str()]);
+        done.succeeds();
+        done
+    }
+
+    /// The program, to be run with this root.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(program());
+        command.env("OPSRUN_ROOT", self.root.path()).env_remove("NO_COLOR").stdin(Stdio::null());
+        command
+    }
+
+    pub fn opsrun<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Done {
+        let mut command = self.command();
+        command.args(arguments);
+        done(command)
+    }
+
+    /// The same with something to read on its standard input.
+    pub fn opsrun_reading<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+        input: &[u8],
+    ) -> Done {
+        let mut command = self.command();
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let line = format!("{command:?}");
+        let mut child = command.spawn().expect("start opsrun");
+        // A command that fails does not read all of it.
+        let _ = child.stdin.take().expect("stdin").write_all(input);
+        Done::of(line, &child.wait_with_output().expect("wait for opsrun"))
+    }
+
+    /// The entry of a service in `ps --json`.
+    pub fn service(&self, name: &str) -> Value {
+        let listing = self.opsrun(["ps", "--json"]).succeeds().json();
+        let services = listing["services"].as_array().cloned().unwrap_or_default();
+        services.into_iter().find(|service| service["service"] == name).unwrap_or(Value::Null)
+    }
+
+    /// Waits until the service's entry is as wanted; the entry.
+    pub fn service_until(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        until(what, || {
+            last = self.service(name);
+            wanted(&last)
+        });
+        last
+    }
+
+    /// What is left of this root on the host: processes, mounts and cgroups that name it.
+    pub fn left_over(&self) -> Vec<String> {
+        let root = self.root.path().display().to_string();
+        let mut found = Vec::new();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        found.extend(mounts.lines().filter(|line| line.contains(&root)).map(str::to_owned));
+        for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+            let environ = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            let wanted = format!("OPSRUN_ROOT={root}");
+            if environ.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes()) {
+                let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+                found.push(format!("process {:?} {}", entry.file_name(), line.replace('\0', " ")));
+            }
+        }
+        found.extend(self.cgroups().iter().map(|path| path.display().to_string()));
+        found
+    }
+
+    /// The cgroups of this root's containers.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        let services = self.opsrun(["ps", "--json"]);
+        let mut found = Vec::new();
+        let listing: Value = serde_json::from_str(&services.stdout).unwrap_or(Value::Null);
+        for service in listing["services"].as_array().into_iter().flatten() {
+            if let Some(path) = service["cgroup"].as_str() {
+                let path = cgroup_mount().join(path.trim_start_matches('/'));
+                if path.exists() {
+                    found.push(path);
+                }
+            }
+        }
+        found
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for entry in std::fs::read_dir(self.path("var/lib/opsrun/services")).into_iter().flatten().flatten() {
+            let _ = self.command().arg("stop").arg(entry.file_name()).output();
+        }
+    }
+}
+
+impl Done {
+    fn of(line: String, output: &Output) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        let status =
+            output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or_default());
+        Self {
+            status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            line,
+        }
+    }
+
+    #[track_caller]
+    pub fn succeeds(&self) -> &Self {
+        assert_eq!(self.status, 0, "{self}");
+        self
+    }
+
+    /// It fails with this status, and its standard error has each of these texts.
+    #[track_caller]
+    pub fn fails(&self, status: i32, texts: &[&str]) -> &Self {
+        assert_eq!(self.status, status, "{self}");
+        for text in texts {
+            assert!(self.stderr.contains(text), "«{text}» is missing: {self}");
+        }
+        self
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {self}"))
+    }
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{}\nstatus: {}\nstdout:\n{}\nstderr:\n{}",
+            self.line, self.status, self.stdout, self.stderr
+        )
+    }
+}
+
+pub fn done(mut command: Command) -> Done {
+    let line = format!("{command:?}");
+    Done::of(line, &command.output().expect("start the command"))
+}
+
+/// The program under test.
+pub fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_opsrun"))
+}
+
+/// An archive that `scripts/test` has made.
+pub fn image(archive: &str) -> PathBuf {
+    let folder = std::env::var_os("OPSRUN_CACHE").unwrap_or_else(|| "/var/cache/opsrun".into());
+    let path = Path::new(&folder).join(archive);
+    assert!(path.exists(), "{} is missing: run the tests by scripts/test, which makes it", path.display());
+    path
+}
+
+/// A port on which nothing listens.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its number").port()
+}
+
+/// What `GET /path` is answered with, the body alone; `None` when there is no answer with status 200.
+pub fn get(port: u16, path: &str) -> Option<String> {
+    use std::io::Read;
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.lines().next()?.contains(" 200 ").then(|| body.to_owned())
+}
+
+/// Waits until `condition` holds.
+#[track_caller]
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Where the host has cgroup v2.
+pub fn cgroup_mount() -> PathBuf {
+    let unified = Path::new("/sys/fs/cgroup/unified");
+    if unified.exists() { unified.to_owned() } else { "/sys/fs/cgroup".into() }
+}
+
+/// A process that is ended when the test is over.
+pub struct Background(pub Child);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
