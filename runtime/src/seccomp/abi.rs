@@ -68,7 +68,7 @@ const X32_OWN: [(&str, u32); 36] = [
 ];
 
 /// Calls of x86_64 that x32 does not have (the same table, "64").
-const X32_LACKS: [&str; 13] = [
+const X32_LACKS: [&str; 14] = [
     "uselib",
     "_sysctl",
     "create_module",
@@ -80,6 +80,7 @@ const X32_LACKS: [&str; 13] = [
     "epoll_ctl_old",
     "epoll_wait_old",
     "vserver",
+    "map_shadow_stack",
     "uretprobe",
     "uprobe",
 ];
