@@ -5,8 +5,8 @@
 //! out to the host; only regular files are read, and only up to a limit.
 //!
 //! How the view stays unseen: a thread takes a mount namespace of its own, mounts the overlay there, clones that mount
-//! into a descriptor (`open_tree(OPEN_TREE_CLONE)`), and ends. From then on the mount hangs on nothing but the
-//! descriptor: it is in nobody's mount table, and it is gone when the view is dropped or the process dies.
+//! into a descriptor (`open_tree(OPEN_TREE_CLONE)`), and leaves the namespace. From then on the mount hangs on nothing
+//! but the descriptor: it is in nobody's mount table, and it is gone when the view is dropped or the process dies.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,8 +14,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{
     CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, mkdirat, openat, openat2, readlinkat,
 };
@@ -261,7 +261,8 @@ enum MountFailure {
     Step(&'static str, nix::errno::Errno),
 }
 
-/// Runs in a thread of its own, which it leaves in a mount namespace of its own: the thread must end after it.
+/// Runs in a thread of its own, whose working folder and, when it fails, mount namespace it changes: the thread must
+/// end after it.
 ///
 /// The names in overlayfs's option are the numbers of open descriptors, relative to `/proc/self/fd`: short, so
 /// that hundreds of layers fit the one page that mount(2) takes, free of the characters that it would need escaped,
@@ -269,6 +270,8 @@ enum MountFailure {
 fn mount_unseen(layers: &[PathBuf], written: Option<(&Path, &Path)>) -> Result<OwnedFd, MountFailure> {
     const POINT: &str = "/proc";
     let step = |doing| move |errno| MountFailure::Step(doing, errno);
+    let outside = openat(CWD, "/proc/thread-self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| MountFailure::Open("/proc/thread-self/ns/mnt".into(), errno))?;
     // CLONE_FS because the working folder is changed below, and only for this thread.
     unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).map_err(step("take a mount namespace"))?;
     // Else the mounts below would propagate to the host.
@@ -318,9 +321,9 @@ fn mount_unseen(layers: &[PathBuf], written: Option<(&Path, &Path)>) -> Result<O
     // `/../x` could never be followed: EAGAIN each time.
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let root = open_tree(CWD, POINT, flags).map_err(|errno| MountFailure::Open(POINT.into(), errno))?;
-    // Now, and not when the thread's namespace goes, which happens some time after the thread was joined: a
-    // descriptor closed before that would leave the overlay mounted for a moment.
-    umount2(POINT, MntFlags::MNT_DETACH).map_err(step("detach the mounted layers"))?;
+    // Back, so that the namespace ends now, with all mounts in it: else it would when the thread does, some time after
+    // the thread was joined, and until then hold the overlay and every file system of the host.
+    setns(outside, CloneFlags::CLONE_NEWNS).map_err(step("leave the mount namespace"))?;
     Ok(root)
 }
 

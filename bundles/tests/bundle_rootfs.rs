@@ -195,7 +195,7 @@ fn a_folder_is_copied_out_without_privileges() {
     let program = layers[0].join("etc/keystone/program");
     chown(&program, Some(64062), Some(64062)).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o6755)).unwrap();
-    rustix::fs::setxattr(&program, "user.kept", b"yes", XattrFlags::empty()).unwrap();
+    rustix::fs::setxattr(&program, "trusted.kept", b"yes", XattrFlags::empty()).unwrap();
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     rustix::fs::setxattr(&program, "security.capability", &capability, XattrFlags::empty()).unwrap();
     fs::hard_link(&program, layers[0].join("etc/keystone/twin")).unwrap();
@@ -212,7 +212,7 @@ fn a_folder_is_copied_out_without_privileges() {
     assert_eq!(copy.ino(), into.join("twin").metadata().unwrap().ino());
     assert_eq!(into.metadata().unwrap().mode() & 0o7777, 0o2750);
     let mut value = [0; 100];
-    assert_eq!(rustix::fs::getxattr(into.join("program"), "user.kept", &mut value[..]), Ok(3));
+    assert_eq!(rustix::fs::getxattr(into.join("program"), "trusted.kept", &mut value[..]), Ok(3));
     assert!(rustix::fs::getxattr(into.join("program"), "security.capability", &mut value[..]).is_err());
 
     let missing = view.copy_tree("/etc/nova", &folder.path().join("nova"));

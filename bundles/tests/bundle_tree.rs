@@ -32,8 +32,8 @@ fn sample(root: &Path) {
         rustix::fs::setxattr(root.join(path), name, value, XattrFlags::empty()).unwrap();
     };
     attribute("deep/er/capable", "security.capability", &CAPABILITY);
-    attribute("keystone.conf", "user.note", b"by hand\0and more");
-    attribute("deep", "user.empty", b"");
+    attribute("keystone.conf", "trusted.note", b"by hand\0and more");
+    attribute("deep", "trusted.empty", b"");
     attribute("deep", "trusted.secret", b"x");
     fs::hard_link(root.join("keystone.conf"), root.join("deep/same.conf")).unwrap();
     symlink("/does/not/exist", root.join("dangling")).unwrap();
@@ -76,8 +76,8 @@ fn everything_is_copied() {
     tree::copy(&from, &to).unwrap();
     assert_eq!(listing(&from), listing(&to));
     // Independently of what the machine's find and getfattr can do:
-    assert_eq!(attribute(&to.join("deep/same.conf"), "user.note").unwrap(), b"by hand\0and more");
-    assert_eq!(attribute(&to.join("deep"), "user.empty").unwrap(), b"");
+    assert_eq!(attribute(&to.join("deep/same.conf"), "trusted.note").unwrap(), b"by hand\0and more");
+    assert_eq!(attribute(&to.join("deep"), "trusted.empty").unwrap(), b"");
     assert_eq!(attribute(&to.join("deep"), "trusted.secret").unwrap(), b"x");
     assert_eq!(attribute(&to.join("deep/er/capable"), "security.capability").unwrap(), CAPABILITY);
     let same = to.join("deep/same.conf").metadata().unwrap();
