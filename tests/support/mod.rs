@@ -31,8 +31,13 @@ pub struct Done {
 
 impl Host {
     pub fn new() -> Self {
-        assert!(nix::unistd::geteuid().is_root(), "these tests make containers: run them as root (sudo scripts/test)");
-        Self { root: tempfile::Builder::new().prefix("opsrun-test-").tempdir().expect("a folder for the test") }
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "these tests make containers: run them as root (sudo scripts/test)"
+        );
+        Self {
+            root: tempfile::Builder::new().prefix("opsrun-test-").tempdir().expect("a folder for the test"),
+        }
     }
 
     /// A root with the small image of a web service loaded and its configuration in place, listening on `port`.
@@ -137,13 +142,17 @@ impl Host {
         found
     }
 
-    /// The cgroups of this root's containers.
+    /// The cgroups of this root's containers that exist. Their names begin with the hash of the root.
     pub fn cgroups(&self) -> Vec<PathBuf> {
-        let services = self.opsrun(["ps", "--json"]);
+        let records = std::fs::read_dir(self.path("var/lib/opsrun/services")).into_iter().flatten().flatten();
         let mut found = Vec::new();
-        let listing: Value = serde_json::from_str(&services.stdout).unwrap_or(Value::Null);
-        for service in listing["services"].as_array().into_iter().flatten() {
-            if let Some(path) = service["cgroup"].as_str() {
+        for entry in records {
+            for generation in
+                std::fs::read_dir(entry.path().join("generations")).into_iter().flatten().flatten()
+            {
+                let text = std::fs::read_to_string(generation.path().join("config.json")).unwrap_or_default();
+                let spec: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+                let path = spec["linux"]["cgroupsPath"].as_str().unwrap_or("/none");
                 let path = cgroup_mount().join(path.trim_start_matches('/'));
                 if path.exists() {
                     found.push(path);
@@ -165,8 +174,7 @@ impl Drop for Host {
 impl Done {
     fn of(line: String, output: &Output) -> Self {
         use std::os::unix::process::ExitStatusExt;
-        let status =
-            output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or_default());
+        let status = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or_default());
         Self {
             status,
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
