@@ -130,7 +130,9 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         return Ok(Reference::id(id));
     }
     let (rest, digest) = match text.split_once('@') {
-        Some((rest, digest)) => (rest, Some(digest.parse().map_err(|_| "what follows @ is not a sha256 digest")?)),
+        Some((rest, digest)) => {
+            (rest, Some(digest.parse().map_err(|_| "what follows @ is not a sha256 digest")?))
+        }
         None => (text, None),
     };
     // A colon before the last slash belongs to the registry's port.
@@ -140,7 +142,9 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         None => (rest, None),
     };
     if tag.is_some_and(|tag| !is_tag(tag)) {
-        return Err("a tag consists of letters, digits, '_', '.' and '-', at most 128, and begins with neither '.' nor '-'");
+        return Err(
+            "a tag consists of letters, digits, '_', '.' and '-', at most 128, and begins with neither '.' nor '-'",
+        );
     }
     check_name(name)?;
     Ok(Reference {
@@ -192,7 +196,8 @@ fn is_host_and_port(registry: &str) -> bool {
         Some((host, port)) => (host, Some(port)),
         None => (registry, None),
     };
-    let port_is_right = port.is_none_or(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
+    let port_is_right =
+        port.is_none_or(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
     let is_label = |label: &str| {
         !label.is_empty()
             && !label.starts_with('-')
@@ -254,7 +259,12 @@ mod tests {
             ("docker.io/kolla/keystone:zed", "kolla/keystone", Some("zed"), "docker.io/kolla/keystone:zed"),
             ("localhost:5000/keystone", "localhost:5000/keystone", None, "localhost:5000/keystone"),
             ("host:5000/a/b:tag", "host:5000/a/b", Some("tag"), "host:5000/a/b:tag"),
-            ("quay.io/openstack/keystone:2024.1", "quay.io/openstack/keystone", Some("2024.1"), "quay.io/openstack/keystone:2024.1"),
+            (
+                "quay.io/openstack/keystone:2024.1",
+                "quay.io/openstack/keystone",
+                Some("2024.1"),
+                "quay.io/openstack/keystone:2024.1",
+            ),
             ("localhost/quay.io/a:1", "localhost/quay.io/a", Some("1"), "localhost/quay.io/a:1"),
             ("Example.COM/a__b-c.d---e", "Example.COM/a__b-c.d---e", None, "Example.COM/a__b-c.d---e"),
             ("3f2a9c1b", "3f2a9c1b", None, "3f2a9c1b"),
@@ -292,9 +302,37 @@ mod tests {
     #[test]
     fn what_is_no_name() {
         for text in [
-            "", ":", ":zed", "/", "a/", "/a", "a//b", "../a", "a/../b", "..", ".", "-a", "a-", "a..b", "a_-b", "a___b",
-            "Keystone", "keystone:", "keystone:-zed", "keystone:.zed", "keystone:a b", "keystone:a:b", "keystone@",
-            "keystone@zed", "a b", "a\0b", "host:port/a", "ho_st.x/a", ".x/a", "keystone:zed\n", "käse",
+            "",
+            ":",
+            ":zed",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            "../a",
+            "a/../b",
+            "..",
+            ".",
+            "-a",
+            "a-",
+            "a..b",
+            "a_-b",
+            "a___b",
+            "Keystone",
+            "keystone:",
+            "keystone:-zed",
+            "keystone:.zed",
+            "keystone:a b",
+            "keystone:a:b",
+            "keystone@",
+            "keystone@zed",
+            "a b",
+            "a\0b",
+            "host:port/a",
+            "ho_st.x/a",
+            ".x/a",
+            "keystone:zed\n",
+            "käse",
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text:?}");
         }

@@ -53,6 +53,8 @@ pub(super) struct Folder {
 
 struct Pending {
     path: Vec<u8>,
+    /// The path may lead elsewhere by then. Numbers are not used anew, since nothing is deleted but files.
+    inode: u64,
     modified: (i64, u32),
     default_acl: Option<Vec<u8>>,
 }
@@ -79,7 +81,7 @@ impl Folder {
                 name => set_xattr(&folder, name, value)?,
             }
         }
-        self.pending.push(Pending { path: path.to_vec(), modified: attributes.modified, default_acl });
+        self.put_off(path, &folder, attributes.modified, default_acl)?;
         self.latest = Some((path.to_vec(), folder));
         Ok(())
     }
@@ -175,16 +177,30 @@ impl Folder {
         for pending in std::mem::take(&mut self.pending) {
             let folder = match self.open(&pending.path) {
                 Ok(folder) => folder,
-                // Something else has taken its place since.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
                 Err(error) => return Err(failed("set the times of a folder")(error)),
             };
+            if inode(&folder)? != pending.inode {
+                // Something else has taken its place since.
+                continue;
+            }
             if let Some(acl) = pending.default_acl {
                 set_xattr(&folder, DEFAULT_ACL, &acl)?;
             }
             rustix::fs::futimens(&folder, &times(pending.modified))
                 .map_err(failed("set the times of a folder"))?;
         }
+        Ok(())
+    }
+
+    fn put_off(
+        &mut self,
+        path: Path,
+        folder: &OwnedFd,
+        modified: (i64, u32),
+        default_acl: Option<Vec<u8>>,
+    ) -> Done {
+        self.pending.push(Pending { path: path.to_vec(), inode: inode(folder)?, modified, default_acl });
         Ok(())
     }
 
@@ -243,30 +259,36 @@ impl Folder {
     /// what Docker gives them.
     fn parent(&mut self, path: Path) -> Done<Rc<OwnedFd>> {
         const DOING: &str = "open its folder";
-        if let Some((known, folder)) = &self.latest {
-            if known == path {
-                return Ok(Rc::clone(folder));
-            }
+        if let Some((known, folder)) = &self.latest
+            && known == path
+        {
+            return Ok(Rc::clone(folder));
         }
-        let folder = match self.open(path) {
-            Ok(folder) => folder,
-            // ENOTDIR: there may be a whiteout in its place.
-            Err(error @ (Errno::NOENT | Errno::NOTDIR)) => {
-                let Some((above, name)) = split(path) else { return Err(failed(DOING)(error)) };
-                let above = self.parent(above)?;
-                match rustix::fs::statat(&above, name, AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(there) if !is_whiteout(&there) => return Err(failed(DOING)(error)),
-                    _ => {}
+        let mut missing = Vec::new();
+        let mut there = path;
+        let mut folder = loop {
+            match self.open(there) {
+                Ok(folder) => break folder,
+                // ENOTDIR: perhaps only a whiteout is in its place.
+                Err(error @ (Errno::NOENT | Errno::NOTDIR)) => {
+                    let (above, name) = split(there).ok_or_else(|| failed(DOING)(error))?;
+                    missing.push((there, name, error));
+                    there = above;
                 }
-                let folder = Rc::new(self.sub_folder(&above, name)?);
-                let attributes = Attributes { uid: 0, gid: 0, mode: 0o755, modified: (0, 0), xattrs: &[] };
-                set_owner_and_mode(&folder, &attributes)?;
-                // The same time wherever the layer is unpacked.
-                self.pending.push(Pending { path: path.to_vec(), modified: (0, 0), default_acl: None });
-                folder
+                Err(error) => return Err(failed(DOING)(error)),
             }
-            Err(error) => return Err(failed(DOING)(error)),
         };
+        while let Some((path, name, error)) = missing.pop() {
+            match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(there) if !is_whiteout(&there) => return Err(failed(DOING)(error)),
+                _ => {}
+            }
+            folder = Rc::new(self.sub_folder(&folder, name)?);
+            let attributes = Attributes { uid: 0, gid: 0, mode: 0o755, modified: (0, 0), xattrs: &[] };
+            set_owner_and_mode(&folder, &attributes)?;
+            // The same time wherever the layer is unpacked.
+            self.put_off(path, &folder, (0, 0), None)?;
+        }
         self.latest = Some((path.to_vec(), Rc::clone(&folder)));
         Ok(folder)
     }
@@ -328,6 +350,10 @@ fn split(path: Path<'_>) -> Option<(Path<'_>, &[u8])> {
 fn open_folder(parent: &OwnedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
+fn inode(folder: &OwnedFd) -> Done<u64> {
+    rustix::fs::fstat(folder).map(|stat| stat.st_ino).map_err(failed("look at a folder"))
 }
 
 fn is_whiteout(stat: &Stat) -> bool {

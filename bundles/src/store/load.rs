@@ -37,7 +37,7 @@ impl Store {
         // Before the lock is let go, and whatever became of it.
         let emptied = disk::empty(&tmp);
         drop(changing);
-        result.and_then(|()| emptied)?;
+        result.and(emptied)?;
         let tags = self.tags()?;
         let ids = findings.images.iter().map(|found| found.id);
         ids.map(|id| {

@@ -66,7 +66,7 @@ pub struct Image {
 impl Image {
     /// The length of all files in its layers, in bytes. Layers that it shares with other images are counted too.
     pub fn bytes(&self) -> u64 {
-        self.layers.iter().map(|layer| layer.bytes).sum()
+        self.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.bytes))
     }
 
     /// What messages call it: its first name, or else its id.

@@ -60,10 +60,8 @@ impl Store {
             _ => names.clone(),
         };
         let is_gone = untagged.len() == names.len();
-        if is_gone {
-            if let Some(by) = in_use(&image) {
-                return Err(Error::ImageInUse { image: reference.to_string(), by });
-            }
+        if is_gone && let Some(by) = in_use(&image) {
+            return Err(Error::ImageInUse { image: reference.to_string(), by });
         }
         // Found out before anything changes, since it can fail.
         let unneeded = if is_gone { self.layers_without(image)? } else { Vec::new() };
@@ -106,7 +104,7 @@ impl Store {
         let mut bytes = 0;
         for (layer, layer_bytes) in layers {
             disk::rename(&self.layer_folder(*layer), &tmp.join(format!("layer-{}", layer.hex())))?;
-            bytes += layer_bytes;
+            bytes = layer_bytes.saturating_add(bytes);
         }
         disk::sync_folder(&self.layers_folder())?;
         Ok((layers.len(), bytes))

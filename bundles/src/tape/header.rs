@@ -119,7 +119,7 @@ pub(super) fn number(field: &[u8]) -> Checked<i64> {
     let is_filler = |byte: &u8| matches!(byte, b' ' | 0);
     let start = field.iter().position(|byte| !is_filler(byte)).unwrap_or(field.len());
     let digits = &field[start..];
-    let digits = &digits[..digits.iter().position(|byte| is_filler(byte)).unwrap_or(digits.len())];
+    let digits = &digits[..digits.iter().position(is_filler).unwrap_or(digits.len())];
     let mut value = 0_i64;
     for digit in digits {
         if !(b'0'..=b'7').contains(digit) {

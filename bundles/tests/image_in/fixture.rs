@@ -270,7 +270,15 @@ impl Place {
         // In memory where possible: each load brings its file system to disk, also what others write there.
         let memory = Path::new("/dev/shm");
         let temporary = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-        let temporary = temporary.unwrap();
+        Self::in_folder(temporary.unwrap())
+    }
+
+    /// For what is too large to be in memory.
+    pub fn on_disk() -> Self {
+        Self::in_folder(tempfile::tempdir_in("/var/tmp").unwrap())
+    }
+
+    fn in_folder(temporary: TempDir) -> Self {
         let store = Store::open(&temporary.path().join("store")).unwrap();
         Self { temporary, store }
     }
@@ -317,6 +325,14 @@ impl Place {
         self.refuse(&archive_of(&docker_files(&[(&["test:1"], &[layer])])))
     }
 
+    /// As [`Place::listing`], of a store that had names and has none any more.
+    pub fn listing_with_tags(&self) -> Vec<String> {
+        let tags = "{\n  \"version\": 1,\n  \"tags\": {}\n}\n";
+        fs::write(self.path("store/tags.json"), tags).unwrap();
+        fs::write(self.path("store/readers"), "").unwrap();
+        self.listing()
+    }
+
     /// All that is in the store, without times.
     pub fn listing(&self) -> Vec<String> {
         let listing = listing(&self.path("store"));
@@ -336,6 +352,7 @@ pub struct Thing {
     pub xattrs: BTreeMap<String, Vec<u8>>,
     /// The first name, by alphabet, of the same file.
     pub same_as: Option<String>,
+    inode: u64,
 }
 
 /// A folder's files by their path; the folder itself is "".
@@ -343,12 +360,31 @@ pub type Listing = BTreeMap<String, Thing>;
 
 pub fn listing(folder: &Path) -> Listing {
     let mut listing = Listing::new();
-    let mut inodes = BTreeMap::new();
-    walk(folder, "", &mut listing, &mut inodes);
+    // Not recursive: some tests nest folders deeply.
+    let mut left = vec![(folder.to_owned(), String::new())];
+    while let Some((path, name)) = left.pop() {
+        let thing = thing(&path);
+        if thing.kind == "folder" {
+            for entry in fs::read_dir(&path).unwrap() {
+                let entry = entry.unwrap().file_name();
+                let below = if name.is_empty() { String::new() } else { format!("{name}/") };
+                left.push((path.join(&entry), format!("{below}{}", entry.to_string_lossy())));
+            }
+        }
+        listing.insert(name, thing);
+    }
+    let mut first_names = BTreeMap::new();
+    for (name, thing) in &mut listing {
+        if thing.kind != "folder" {
+            let first = first_names.entry(thing.inode).or_insert_with(|| name.clone());
+            thing.same_as = (first != name).then(|| first.clone());
+        }
+        thing.inode = 0;
+    }
     listing
 }
 
-fn walk(path: &Path, name: &str, listing: &mut Listing, inodes: &mut BTreeMap<u64, String>) {
+fn thing(path: &Path) -> Thing {
     let metadata = fs::symlink_metadata(path).unwrap();
     let kind = metadata.file_type();
     let (word, content) = match kind {
@@ -360,30 +396,15 @@ fn walk(path: &Path, name: &str, listing: &mut Listing, inodes: &mut BTreeMap<u6
         kind if kind.is_fifo() => ("fifo", String::new()),
         kind => panic!("{} is {kind:?}", path.display()),
     };
-    let mut same_as = None;
-    if !kind.is_dir() && metadata.nlink() > 1 {
-        match inodes.get(&metadata.ino()) {
-            Some(first) => same_as = Some(first.clone()),
-            None => drop(inodes.insert(metadata.ino(), name.to_owned())),
-        }
-    }
-    let thing = Thing {
+    Thing {
         kind: word.to_owned(),
         mode: metadata.mode() & 0o7777,
         owner: (metadata.uid(), metadata.gid()),
         modified: (metadata.mtime(), metadata.mtime_nsec()),
         content,
         xattrs: xattrs(path),
-        same_as,
-    };
-    listing.insert(name.to_owned(), thing);
-    if kind.is_dir() {
-        let mut names: Vec<_> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        names.sort();
-        for entry in names {
-            let below = if name.is_empty() { String::new() } else { format!("{name}/") };
-            walk(&path.join(&entry), &format!("{below}{}", entry.to_string_lossy()), listing, inodes);
-        }
+        same_as: None,
+        inode: metadata.ino(),
     }
 }
 

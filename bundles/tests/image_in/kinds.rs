@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::slice;
 
 use bundles::archive::Source;
 use bundles::digest::Digest;
@@ -82,7 +83,7 @@ fn docker_archive_of_docker_25() {
 #[test]
 fn docker_archive_with_links_between_layers() {
     let layer = tar_of([Item::file("a", "1")]);
-    let files = docker_files(&[(&["keystone:zed"], &[layer.clone()])]);
+    let files = docker_files(&[(&["keystone:zed"], slice::from_ref(&layer))]);
     let hex = Digest::of(&layer).hex();
     let manifest = String::from_utf8(files["manifest.json"].clone()).unwrap();
     let manifest = manifest.replace(&format!("{hex}.tar"), "abc/layer.tar");
