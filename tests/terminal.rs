@@ -1,0 +1,143 @@
+//! A real terminal on both sides: a shell in a service, typed at by tmux.
+
+mod support;
+
+use std::process::Command;
+
+use support::{Host, done, program, until};
+
+/// A tmux server of its own with one window.
+struct Screen {
+    socket: String,
+}
+
+impl Screen {
+    fn new(host: &Host) -> Self {
+        let screen = Self { socket: host.path("tmux").display().to_string() };
+        let size = ["new-session", "-d", "-x", "80", "-y", "24", "env", "PS1=person> ", "sh"];
+        screen.tmux(&size);
+        screen.until("person> ");
+        screen
+    }
+
+    fn tmux(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new("tmux");
+        command.args(["-f", "/dev/null", "-S", &self.socket]).args(arguments).env("LC_ALL", "C.UTF-8");
+        done(command).succeeds().stdout.clone()
+    }
+
+    fn type_line(&self, line: &str) {
+        self.tmux(&["send-keys", "-l", line]);
+        self.tmux(&["send-keys", "Enter"]);
+    }
+
+    fn shown(&self) -> String {
+        self.tmux(&["capture-pane", "-p", "-J", "-S", "-"])
+    }
+
+    #[track_caller]
+    fn until(&self, text: &str) {
+        let mut shown = String::new();
+        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            until(text, || {
+                shown = self.shown();
+                shown.contains(text)
+            });
+        }));
+        assert!(seen.is_ok(), "«{text}» does not appear on the screen:\n{shown}");
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let mut command = Command::new("tmux");
+        command.args(["-S", &self.socket, "kill-server"]);
+        let _ = command.output();
+    }
+}
+
+fn opsrun(host: &Host) -> String {
+    format!("OPSRUN_ROOT={} {}", host.root.path().display(), program().display())
+}
+
+#[test]
+fn a_shell_in_a_service_has_the_persons_terminal_and_gives_it_back() {
+    let (host, _) = Host::with_busybox();
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    let screen = Screen::new(&host);
+    screen.type_line(&format!("stty -a > {}/before", host.root.path().display()));
+    screen.type_line(&format!("{} exec -it -e PS1='inside> ' busybox sh", opsrun(&host)));
+    screen.until("inside> ");
+
+    screen.type_line("echo size $(stty size), $(tty)");
+    screen.until("size 24 80, /dev/pts/");
+    screen.tmux(&["resize-window", "-x", "101", "-y", "33"]);
+    screen.type_line("until stty size | grep '33 101'; do :; done; echo resized");
+    screen.until("\nresized");
+
+    // Ctrl-C ends the command in the container, and neither the shell there nor opsrun here.
+    screen.type_line("echo waiting; sleep 1000");
+    screen.until("\nwaiting");
+    screen.tmux(&["send-keys", "C-c"]);
+    screen.type_line("echo it was $?");
+    screen.until("it was 130");
+
+    screen.type_line("exit 7");
+    screen.until("person> ");
+    screen.type_line("echo outside, status $?");
+    screen.until("outside, status 7");
+    screen.type_line(&format!("stty -a > {}/after; echo written", host.root.path().display()));
+    screen.until("\nwritten");
+    let settings = |name| {
+        let text = std::fs::read_to_string(host.path(name)).expect("what stty wrote");
+        // The first line has the size, which has changed.
+        text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(settings("before"), settings("after"));
+}
+
+#[test]
+fn the_terminal_is_given_back_when_the_service_is_stopped_or_opsrun_ended() {
+    let (host, _) = Host::with_busybox();
+    let screen = Screen::new(&host);
+    for (round, end) in ["stop", "signal"].iter().enumerate() {
+        host.opsrun(["start", "busybox:1"]).succeeds();
+        screen.type_line(&format!(
+            "{} exec -it -e PS1='inside{round}> ' busybox sh; echo over{round}",
+            opsrun(&host)
+        ));
+        screen.until(&format!("\ninside{round}> "));
+        if *end == "signal" {
+            let mut find = Command::new("pkill");
+            find.args(["-TERM", "-f", &format!("exec -it -e PS1=inside{round}> busybox sh")]);
+            done(find).succeeds();
+        } else {
+            host.opsrun(["stop", "busybox"]).succeeds();
+        }
+        screen.until(&format!("\nover{round}"));
+        screen.type_line(&format!("stty -a | grep -o ' echo ' | sed 's/^/tty{round} has/'"));
+        screen.until(&format!("\ntty{round} has echo"));
+        let _ = host.opsrun(["stop", "busybox"]);
+    }
+}
+
+#[test]
+fn a_one_shot_container_can_have_a_terminal() {
+    let (host, _) = Host::with_busybox();
+    let screen = Screen::new(&host);
+    screen.type_line(&format!("{} run -it -e PS1='once> ' busybox:1 sh", opsrun(&host)));
+    screen.until("once> ");
+    screen.type_line("echo $(tty) $$; exit 4");
+    screen.until("/dev/");
+    screen.until("person> ");
+    screen.type_line("echo status $?");
+    screen.until("status 4");
+    until("nothing is left", || host.left_over().is_empty());
+}
+
+#[test]
+fn without_a_terminal_one_cannot_be_asked_for() {
+    let (host, _) = Host::with_busybox();
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    host.opsrun(["exec", "-it", "busybox", "sh"]).fails(125, &["not a terminal", "hint: leave out -t"]);
+}
