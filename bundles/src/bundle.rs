@@ -66,7 +66,7 @@ pub struct BundleRequest {
     pub entrypoint: Option<Vec<String>>,
     /// Variables that win over the image's `Env`.
     pub environment: Vec<(String, String)>,
-    /// Replaces the image's `User`.
+    /// Replaces the image's `User`, unless it is empty.
     pub user: Option<String>,
     /// Replaces the image's `WorkingDir`.
     pub working_directory: Option<PathBuf>,
@@ -204,14 +204,16 @@ impl Unpacked {
 /// it made is left.
 ///
 /// # Errors
-/// For the image: [`Error::NothingToRun`], [`Error::NoEntrypoint`], [`Error::NotExecutable`], [`Error::NoInterpreter`],
-/// [`Error::NoUser`], [`Error::WorkingDirectory`], [`Error::NotAFolder`], [`Error::NulByte`], [`Error::Document`]. For the request:
-/// [`Error::Mount`], [`Error::UnknownCapability`], [`Error::SeccompProfile`], [`Error::BundleExists`]. Else those of
+/// For the image: [`Error::NothingToRun`], [`Error::NoEntrypoint`], [`Error::NotExecutable`],
+/// [`Error::NoInterpreter`], [`Error::NoUser`], [`Error::WorkingDirectory`], [`Error::NotAFolder`],
+/// [`Error::NulByte`], [`Error::Document`]. For the request: [`Error::Mount`], [`Error::NoMountSource`],
+/// [`Error::UnknownCapability`], [`Error::SeccompProfile`], [`Error::BundleExists`]. Else those of
 /// [`RootView::open`], and [`Error::Io`].
 pub fn prepare(request: &BundleRequest) -> Result<Bundle> {
     let config = ImageConfig::read(&request.image.name, &request.image.configuration)?;
     let view = request.image.view()?;
-    let account = account::resolve(&view, request.user.as_deref().or(config.user.as_deref()))?;
+    let user = request.user.as_deref().filter(|user| !user.is_empty()).or(config.user.as_deref());
+    let account = account::resolve(&view, user)?;
     let mounts = mounts::Mounts::of(request)?;
     let process = process::describe(request, &config, &view, &account, &mounts)?;
     let arguments = process.args().clone().unwrap_or_default();
