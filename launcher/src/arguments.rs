@@ -14,6 +14,7 @@ use crate::service_name::{ServiceName, ServiceRelease, parse_release};
 #[derive(Debug, Parser)]
 #[command(
     name = "opsrun",
+    bin_name = "opsrun",
     version,
     max_term_width = 100,
     disable_help_subcommand = true,

@@ -34,6 +34,8 @@ pub(crate) enum Error {
     NotRoot {
         /// The command as it was typed.
         command: String,
+        /// `OPSRUN_ROOT`, when it is set.
+        root: Option<PathBuf>,
     },
     /// `OPSRUN_ROOT` cannot be worked in.
     #[error("OPSRUN_ROOT={path} cannot be used: {reason}")]
@@ -144,14 +146,6 @@ pub(crate) enum Error {
         /// What `chmod` would have to be told, beside a `chown`.
         mode: u32,
     },
-    /// The host's side of a bind mount is not there.
-    #[error("there is no {path} to be mounted at {container}", path = .path.display(), container = .container.display())]
-    NoMountSource {
-        /// On the host.
-        path: PathBuf,
-        /// In the container.
-        container: PathBuf,
-    },
     /// A one-shot container of that name runs.
     #[error("a container called {name} is running")]
     NameTaken {
@@ -173,7 +167,7 @@ pub(crate) enum Error {
         missing: usize,
     },
     /// Of several things that were asked for, some could not be done; each was said already.
-    #[error("{failed} of {asked} could not be done")]
+    #[error("{failed} of {asked} failed")]
     Some {
         /// How many failed.
         failed: usize,
@@ -253,7 +247,10 @@ impl Error {
         match self {
             Self::Runtime(runtime::Error::Execute { missing: true, .. })
             | Self::Bundles(bundles::Error::NoEntrypoint { .. }) => Exit::NoSuchCommand,
-            Self::Runtime(runtime::Error::Execute { .. }) => Exit::CannotExecute,
+            Self::Runtime(runtime::Error::Execute { .. })
+            | Self::Bundles(bundles::Error::NotExecutable { .. } | bundles::Error::NoInterpreter { .. }) => {
+                Exit::CannotExecute
+            }
             _ => Exit::BeforeCommand,
         }
     }

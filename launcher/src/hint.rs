@@ -4,6 +4,7 @@
 use std::io;
 
 use crate::error::{Access, Error};
+use crate::layout::ROOT_VARIABLE;
 
 /// The hint for an error; `None` when nothing better than the error's own words is known.
 pub(crate) fn hint(error: &Error) -> Option<String> {
@@ -12,13 +13,18 @@ pub(crate) fn hint(error: &Error) -> Option<String> {
         Error::Runtime(error) => runtime(error),
         Error::Io { source, .. } => system(source),
         Error::Output { .. } | Error::Some { .. } | Error::Unfit { .. } => None,
-        Error::NotRoot { command } => Some(format!("sudo {command}")),
+        // sudo drops the variable unless it is told.
+        Error::NotRoot { command, root: Some(root) } => {
+            Some(format!("sudo {ROOT_VARIABLE}={} {command}", root.display()))
+        }
+        Error::NotRoot { command, root: None } => Some(format!("sudo {command}")),
         Error::Root { .. } => {
             Some("set OPSRUN_ROOT to the absolute path of a folder of its own, or unset it".into())
         }
-        Error::Settings { .. } => {
-            Some("the README lists every key; without the file, the catalogue and the image decide".into())
-        }
+        Error::Settings { .. } => Some(
+            "correct the line or take it out: what the file does not say, the image and the catalogue do"
+                .into(),
+        ),
         Error::Rules { settings, .. } => {
             Some(format!("say it under [health] or [stop] in {}", settings.display()))
         }
@@ -55,7 +61,6 @@ pub(crate) fn hint(error: &Error) -> Option<String> {
                 format!("chgrp {gid} {0} && chmod {1:o} {0}", path.display(), mode | (mode & 0o500) >> 3)
             }
         }),
-        Error::NoMountSource { path, .. } => Some(format!("mkdir -p {}", path.display())),
         Error::NameTaken { .. } => Some("choose another --name, or leave it out".into()),
         Error::StillRunning { service, .. } => {
             Some(format!("opsrun stop {service}, or opsrun rm --force {service}"))
@@ -108,6 +113,18 @@ fn bundles(error: &bundles::Error) -> Option<String> {
         E::NothingToRun { .. } => {
             "say what to run behind the image's name, or as `command` in the settings".into()
         }
+        E::IdOutOfRange { .. } => "name a user that the image knows, or a smaller number".into(),
+        E::NotExecutable { .. } => "make it executable in the image, or run it by a shell: sh FILE".into(),
+        E::NoInterpreter { .. } => "install it in the image, or correct the first line of the program".into(),
+        E::WorkingDirectory { .. } => "begin in another folder: -w DIR".into(),
+        E::NoMountSource { path, .. } => format!("mkdir -p {}", path.display()),
+        E::Mount { .. } => "mount it on another path, or leave it out".into(),
+        E::UnknownCapability { .. } => "capabilities(7) lists them: NET_ADMIN, SYS_NICE, …".into(),
+        E::SeccompProfile { .. } => "the form is Docker's; `seccomp = \"default\"` is always there".into(),
+        E::NoOverlay => NO_OVERLAY.into(),
+        E::NotEmpty { path } => format!("move it away first: mv {0} {0}.old", path.display()),
+        E::CopyUnderWay { .. } => "wait until it has ended".into(),
+        E::DeviceInFolder { path } => format!("configuration needs none: rm {}", path.display()),
         _ => return None,
     };
     Some(hint)
@@ -126,7 +143,7 @@ fn runtime(error: &runtime::Error) -> Option<String> {
             "stop what listens there, or give one of the two another port in its configuration".into()
         }
         E::StartFailed { service, .. } => format!("opsrun logs {service}"),
-        E::NoOverlay => "modprobe overlay; `opsrun doctor` says what the kernel lacks".into(),
+        E::NoOverlay => NO_OVERLAY.into(),
         E::Seccomp { .. } => "opsrun doctor; or choose another `seccomp` in the service's settings".into(),
         E::NoTerminal => "leave out -t".into(),
         E::RecordCorrupt { path, .. } => {
@@ -145,6 +162,8 @@ fn runtime(error: &runtime::Error) -> Option<String> {
 
 const DISK_FULL: &str = "`df -h` and `df -i` show what is full; `opsrun rmi IMAGE` frees what an image needs";
 
+const NO_OVERLAY: &str = "modprobe overlay; `opsrun doctor` says what else the kernel lacks";
+
 /// The way out of what the kernel refused.
 fn system(error: &io::Error) -> Option<String> {
     match error.kind() {
@@ -159,9 +178,7 @@ fn system(error: &io::Error) -> Option<String> {
     let number = error.raw_os_error().or_else(|| inner.and_then(io::Error::raw_os_error));
     match number.map(nix::errno::Errno::from_raw) {
         // mount(2): the kernel has no such file system.
-        Some(nix::errno::Errno::ENODEV) => {
-            Some("modprobe overlay; `opsrun doctor` says what the kernel lacks".into())
-        }
+        Some(nix::errno::Errno::ENODEV) => Some(NO_OVERLAY.into()),
         Some(nix::errno::Errno::ENOSYS | nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::EPERM) => {
             Some("opsrun doctor".into())
         }

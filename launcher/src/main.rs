@@ -27,22 +27,20 @@ mod wishes;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::arguments::{Arguments, Command, ConfigCommand};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::layout::Layout;
+use crate::layout::{Layout, ROOT_VARIABLE};
 
 fn main() -> ExitCode {
     let command = match Arguments::try_parse() {
         Ok(arguments) => arguments.command,
         Err(error) => {
-            // Help and version are "errors" that clap prints to standard output.
-            let asked_for = error.exit_code() == 0;
-            // What cannot be written can be said nowhere.
-            let _ = error.print();
-            return if asked_for { Exit::Done } else { Exit::Usage }.into();
+            print::usage(&error, &typed_command());
+            // Help and version are "errors" as well, which clap gives the status 0.
+            return if error.exit_code() == 0 { Exit::Done } else { Exit::Usage }.into();
         }
     };
     let is_of_command = matches!(command, Command::Exec(_) | Command::Run(_));
@@ -59,7 +57,10 @@ fn main() -> ExitCode {
 
 fn perform(command: Command) -> Result<Exit, Error> {
     if !command.is_for_everyone() && !rustix::process::geteuid().is_root() {
-        return Err(Error::NotRoot { command: typed() });
+        return Err(Error::NotRoot {
+            command: typed(),
+            root: std::env::var_os(ROOT_VARIABLE).map(Into::into),
+        });
     }
     let layout = Layout::from_environment()?;
     match command {
@@ -98,4 +99,14 @@ fn typed() -> String {
     };
     let words = std::env::args_os().skip(1).map(|word| quote(word.to_string_lossy().into_owned()));
     ["opsrun".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// `opsrun start`, when the first word is one of the commands that help knows; `opsrun` otherwise.
+fn typed_command() -> String {
+    let first = std::env::args().nth(1).unwrap_or_default();
+    let known = Arguments::command();
+    match known.get_subcommands().find(|command| command.get_name() == first && !command.is_hide_set()) {
+        Some(command) => format!("opsrun {}", command.get_name()),
+        None => "opsrun".to_owned(),
+    }
 }

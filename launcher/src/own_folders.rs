@@ -209,16 +209,10 @@ impl OwnFolders {
 }
 
 /// What `-v` and the settings ask for, as bind mounts.
-///
-/// # Errors
-/// [`Error::NoMountSource`].
-pub(crate) fn binds_of(volumes: &[Volume]) -> Result<Vec<Mount>, Error> {
-    let one = |volume: &Volume| {
-        let container = volume.container.as_path();
-        if !volume.host.exists() {
-            return Err(Error::NoMountSource { path: volume.host.clone(), container: container.to_owned() });
-        }
-        Ok(Mount { read_only: volume.read_only, ..bind(volume.host.clone(), container) })
+pub(crate) fn binds_of(volumes: &[Volume]) -> Vec<Mount> {
+    let one = |volume: &Volume| Mount {
+        read_only: volume.read_only,
+        ..bind(volume.host.clone(), volume.container.as_path())
     };
     volumes.iter().map(one).collect()
 }

@@ -65,7 +65,7 @@ impl Said {
 /// The order is: look at everything that can be wrong first, then make what is missing, and take a number last.
 ///
 /// # Errors
-/// [`Error::NoConfiguration`], [`Error::Access`], [`Error::NoMountSource`], [`Error::Rules`], and those of
+/// [`Error::NoConfiguration`], [`Error::Access`], [`Error::Rules`], and those of
 /// [`bundle::prepare`].
 pub(crate) fn generation(
     layout: &Layout,
@@ -78,7 +78,6 @@ pub(crate) fn generation(
     let image = &release.image;
     let facts = image.facts()?;
     let volumes = said.volumes(wishes);
-    let binds = binds_of(&volumes)?;
     let mut definition = definition(layout, service, release, said, &facts)?;
     let view = image.view()?;
     let account = account::resolve(&view, said.both.user.as_deref().or(facts.user.as_deref()))?;
@@ -95,7 +94,7 @@ pub(crate) fn generation(
     bundle::prepare(&BundleRequest {
         arguments: said.both.command.clone(),
         entrypoint: said.both.entrypoint.clone(),
-        mounts: [own.for_generation(&candidate.configuration()), binds].concat(),
+        mounts: [own.for_generation(&candidate.configuration()), binds_of(&volumes)].concat(),
         annotations: BTreeMap::from([
             (ANNOTATION.to_owned(), definition.to_annotation()),
             (wishes::ANNOTATION.to_owned(), wishes.to_annotation()),

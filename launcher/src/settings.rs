@@ -164,12 +164,19 @@ impl Settings {
     /// # Errors
     /// [`Error::Settings`] naming the line, [`Error::Io`].
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
-        let text = match fs_err::read_to_string(path) {
+        let text = match fs_err::read(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(Error::io("read a service's settings", error)),
         };
-        parse_toml(&text, path)
+        match String::from_utf8(text) {
+            Ok(text) => parse_toml(&text, path),
+            Err(error) => {
+                let good = error.utf8_error().valid_up_to();
+                let text = String::from_utf8_lossy(error.as_bytes());
+                Err(wrong_at(&text, path, good, "it is not UTF-8 text".to_owned()))
+            }
+        }
     }
 
     /// These settings, with what they leave out taken from `under`. Lists are replaced; the environment, volumes and
@@ -248,15 +255,17 @@ fn read_health<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Health, D::
 /// [`Error::Settings`].
 pub(crate) fn parse_toml<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {
     toml::from_str(text).map_err(|error| {
-        let at = error.span().map_or(0, |span| span.start).min(text.len());
-        let line = 1 + text.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count();
-        Error::Settings {
-            path: PathBuf::from(path),
-            line,
-            shown: text.lines().nth(line - 1).unwrap_or("").to_owned(),
-            reason: in_plain_words(error.message()),
-        }
+        let at = error.span().map_or(0, |span| span.start);
+        wrong_at(text, path, at, in_plain_words(error.message()))
     })
+}
+
+/// What is wrong at a byte of a file.
+fn wrong_at(text: &str, path: &Path, at: usize, reason: String) -> Error {
+    let before = &text.as_bytes()[..at.min(text.len())];
+    let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+    let shown = text.lines().nth(line - 1).unwrap_or("").to_owned();
+    Error::Settings { path: PathBuf::from(path), line, shown, reason }
 }
 
 /// serde's words in those of the people who write these files; for an unknown key the one that was perhaps meant.

@@ -63,7 +63,7 @@ fn describe(
         Some(service) => own_binds(layout, service, release, said, &volumes)?,
         None => Vec::new(),
     };
-    binds.extend(binds_of(&volumes)?);
+    binds.extend(binds_of(&volumes));
     let user = arguments.session.user.clone().or(said.both.user.clone());
     // An empty one takes the image's away, as Docker has it.
     let entrypoint = arguments.entrypoint.as_ref().map(|program| match program.is_empty() {

@@ -76,7 +76,8 @@ pub(crate) fn say_started(service: &ServiceName, started: &Started) {
 fn refuse_if_running(layout: &Layout, service: &ServiceName) -> Result<(), Error> {
     let Some(status) = runtime::status::look(&layout.service(service))? else { return Ok(()) };
     let up = matches!(status.record.state, State::Running | State::BackingOff);
-    if status.supervisor.is_some() && up {
+    // One that lost its supervisor serves all the same.
+    if status.alive || status.supervisor.is_some() && up {
         let release = status.record.release;
         return Err(runtime::Error::AlreadyRunning { service: service.to_string(), release }.into());
     }

@@ -92,7 +92,7 @@ fn render(status: &ServiceStatus, looked: &Looked) -> String {
         lines.push(("last failure", causes.join("\ncaused by: ")));
     }
     if let Some(configuration) = &status.configuration {
-        lines.push(("configuration", drifted(configuration)));
+        lines.push(("configuration", drifted(service, configuration)));
     }
     lines.push(("output", status.output.display().to_string()));
     pairs(&format!("{} {}", service.service, service.release), &lines)
@@ -123,12 +123,13 @@ fn health_check(definition: &Definition) -> String {
     format!("{what}, every {}", span(health.interval_ms))
 }
 
-fn drifted(configuration: &Configuration) -> String {
+fn drifted(service: &Service, configuration: &Configuration) -> String {
     let folder = configuration.folder.display();
     if configuration.changes.is_empty() {
         return format!("as in {folder}");
     }
-    let mut text = format!("{folder} has changed; `opsrun restart` puts it to use");
+    let next = if service.process.is_some() { "restart" } else { "start" };
+    let mut text = format!("{folder} has changed; `opsrun {next} {}` puts it to use", service.service);
     for Change { path, kind } in configuration.changes.iter().take(CHANGES_SHOWN) {
         let kind = match kind {
             ChangeKind::Added => "added",

@@ -19,8 +19,11 @@ pub(crate) fn bytes(bytes: u64) -> String {
     format!("{amount:.digits$} {}", UNITS[unit])
 }
 
-/// A span in its largest one or two units: `42s`, `5m 3s`, `3h 12m`, `8d 4h`.
+/// A span in its largest one or two units: `200ms`, `42s`, `5m 3s`, `3h 12m`, `8d 4h`.
 pub(crate) fn span(ms: u64) -> String {
+    if ms > 0 && ms < 1000 {
+        return format!("{ms}ms");
+    }
     let seconds = ms / 1000;
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     if days > 0 {
@@ -83,6 +86,7 @@ mod tests {
     fn spans() {
         for (ms, text) in [
             (0, "0s"),
+            (200, "200ms"),
             (59_999, "59s"),
             (60_000, "1m 0s"),
             (3_599_000, "59m 59s"),

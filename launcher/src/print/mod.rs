@@ -65,6 +65,34 @@ pub(crate) fn failure(error: &Error) {
     say(&render_failure(error));
 }
 
+/// Says what is wrong with a command line, or prints the help or version that was asked for.
+pub(crate) fn usage(error: &clap::Error, command: &str) {
+    let ends_well = error.exit_code() == 0;
+    if ends_well || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // What cannot be written can be said nowhere.
+        let _ = error.print();
+        return;
+    }
+    let mut text = String::new();
+    for line in error.render().to_string().lines() {
+        match line.strip_prefix("error:") {
+            Some(rest) => text.push_str(&format!("{ERROR}error:{ERROR:#}{rest}\n")),
+            // clap's last line says the same as the hint, but not what to type.
+            None if line.starts_with("For more information") || line.is_empty() => {}
+            None => text.push_str(&format!("{}\n", without_hidden(line))),
+        }
+    }
+    say(&text);
+    hint(&format!("{command} --help"));
+}
+
+/// clap suggests what is spelled alike, also the commands that nobody is meant to type.
+fn without_hidden(line: &str) -> String {
+    ["create", "supervise", "man", "completions"]
+        .iter()
+        .fold(line.to_owned(), |line, hidden| line.replace(&format!("'{hidden}', "), ""))
+}
+
 /// What one writes to standard error. That it cannot be written to can be said nowhere, so it is left unsaid.
 fn say(text: &str) {
     let stream = io::stderr();
