@@ -114,7 +114,7 @@ fn the_terminal_is_given_back_when_the_service_is_stopped_or_opsrun_ended() {
         } else {
             host.opsrun(["stop", "busybox"]).succeeds();
         }
-        screen.until(&format!("\nover{round}"));
+        screen.until(&format!("over{round}\n"));
         screen.type_line(&format!("stty -a | grep -o ' echo ' | sed 's/^/tty{round} has/'"));
         screen.until(&format!("\ntty{round} has echo"));
         let _ = host.opsrun(["stop", "busybox"]);

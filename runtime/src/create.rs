@@ -242,7 +242,11 @@ impl Bundle {
         };
         let names: Vec<String> = (0..count).map(|index| index.to_string()).collect();
         let volatile = if purpose == Purpose::OneShot { ",volatile" } else { "" };
-        let options = format!("lowerdir={},upperdir=../upper,workdir=../work{volatile}", names.join(":"));
+        // A layer may come with attributes of its own that would send overlayfs elsewhere: it must not follow them.
+        let options = format!(
+            "lowerdir={},upperdir=../upper,workdir=../work,redirect_dir=nofollow,metacopy=off{volatile}",
+            names.join(":")
+        );
         nix::unistd::chdir(&lower).map_err(failed)?;
         mount(Some("overlay"), "../rootfs", Some("overlay"), MsFlags::empty(), Some(options.as_str()))
             .map_err(failed)?;
