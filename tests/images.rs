@@ -92,7 +92,7 @@ fn attributes(path: &Path) -> Vec<(OsString, Vec<u8>)> {
 /// The loaded image's layers, the top one first.
 fn layers(host: &Host, name: &str) -> Vec<PathBuf> {
     let inspected = host.opsrun(["inspect", "--type", "image", name]).succeeds().json();
-    let layers = inspected["layers"].as_array().unwrap_or_else(|| panic!("layers: {inspected}"));
+    let layers = inspected["image"]["layers"].as_array().unwrap_or_else(|| panic!("layers: {inspected}"));
     let folder = |layer: &serde_json::Value| {
         let digest = layer["diff_id"].as_str().expect("a digest").trim_start_matches("sha256:").to_owned();
         host.path("var/lib/opsrun/store/layers/sha256").join(digest).join("root")

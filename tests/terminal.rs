@@ -103,7 +103,7 @@ fn the_terminal_is_given_back_when_the_service_is_stopped_or_opsrun_ended() {
     for (round, end) in ["stop", "signal"].iter().enumerate() {
         host.opsrun(["start", "busybox:1"]).succeeds();
         screen.type_line(&format!(
-            "{} exec -it -e PS1='inside{round}> ' busybox sh; echo over{round}",
+            "{} exec -it -e PS1='inside{round}> ' busybox sh; echo over $(({round} + 40))",
             opsrun(&host)
         ));
         screen.until(&format!("\ninside{round}> "));
@@ -114,7 +114,7 @@ fn the_terminal_is_given_back_when_the_service_is_stopped_or_opsrun_ended() {
         } else {
             host.opsrun(["stop", "busybox"]).succeeds();
         }
-        screen.until(&format!("over{round}\n"));
+        screen.until(&format!("over {}\n", round + 40));
         screen.type_line(&format!("stty -a | grep -o ' echo ' | sed 's/^/tty{round} has/'"));
         screen.until(&format!("\ntty{round} has echo"));
         let _ = host.opsrun(["stop", "busybox"]);
