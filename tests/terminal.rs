@@ -109,7 +109,7 @@ fn the_terminal_is_given_back_when_the_service_is_stopped_or_opsrun_ended() {
         screen.until(&format!("\ninside{round}> "));
         if *end == "signal" {
             let mut find = Command::new("pkill");
-            find.args(["-TERM", "-f", &format!("exec -it -e PS1=inside{round}> busybox sh")]);
+            find.args(["-TERM", "-f", &format!("exec -it -e PS1=inside{round}>  busybox sh")]);
             done(find).succeeds();
         } else {
             host.opsrun(["stop", "busybox"]).succeeds();
