@@ -102,6 +102,7 @@ fn bundles(error: &bundles::Error) -> Option<String> {
         }
         E::NoImage { .. } => "`opsrun images` lists what is loaded".into(),
         E::AmbiguousImage { have, .. } => format!("type one of: {}", have.join(", ")),
+        E::ImageInUse { by, .. } if by.contains(' ') => "wait until it has ended".into(),
         E::ImageInUse { by, .. } => format!("opsrun stop {by} && opsrun rm {by}"),
         E::NoUser { .. } => {
             "name another user: `user = \"…\"` in the service's settings, or -u; a number always works".into()

@@ -15,6 +15,9 @@ use crate::error::Error;
 use crate::layout::Layout;
 use crate::service_name::ServiceName;
 
+/// The file with the id of the image that runs.
+const IMAGE: &str = "image";
+
 /// The place of one container; dropping it removes it.
 #[derive(Debug)]
 pub(crate) struct OneShot {
@@ -26,11 +29,11 @@ pub(crate) struct OneShot {
 }
 
 impl OneShot {
-    /// Takes a place, under the given name or one that is made up, after removing those of the dead.
+    /// Takes a place for a container of an image, under the given name or one that is made up, after removing those of the dead.
     ///
     /// # Errors
     /// [`Error::NameTaken`], [`Error::Io`].
-    pub(crate) fn take(layout: &Layout, name: Option<&ServiceName>) -> Result<Self, Error> {
+    pub(crate) fn take(layout: &Layout, name: Option<&ServiceName>, image_id: &str) -> Result<Self, Error> {
         let failed = |error| Error::io("make a place for the container", error);
         let runs = layout.runs();
         fs_err::create_dir_all(&runs).map_err(failed)?;
@@ -51,6 +54,7 @@ impl OneShot {
         // It is going to hold what the command writes.
         fs_err::set_permissions(&bundle, Permissions::from_mode(0o700)).map_err(failed)?;
         let own = lock(&bundle, FlockOperation::NonBlockingLockExclusive).map_err(failed)?;
+        fs_err::write(bundle.join(IMAGE), image_id).map_err(failed)?;
         drop(all);
         Ok(Self { bundle, run_folder: layout.run_state(&id), cgroup: layout.run_cgroup(&id), _lock: own })
     }
@@ -82,6 +86,28 @@ impl Drop for OneShot {
         let _ = fs_err::remove_dir_all(&self.run_folder);
         let _ = fs_err::remove_dir_all(&self.bundle);
     }
+}
+
+/// The id of a one-shot container that uses an image, if one does.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn user_of(layout: &Layout, image_id: &str) -> Result<Option<String>, Error> {
+    let failed = |error| Error::io("look for containers that use the image", error);
+    let entries = match fs_err::read_dir(layout.runs()) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let uses = fs_err::read(entry.path().join(IMAGE)).is_ok_and(|id| id == image_id.as_bytes());
+        // One that can be locked is a dead one's, or gone by now.
+        if uses && lock(&entry.path(), FlockOperation::NonBlockingLockShared).is_err() {
+            return Ok(entry.file_name().into_string().ok());
+        }
+    }
+    Ok(None)
 }
 
 /// Removes the places that nobody holds.
@@ -125,19 +151,23 @@ mod tests {
         let layout = Layout::below(temporary.path().as_os_str()).unwrap();
         let name: ServiceName = "db-sync".parse().unwrap();
 
-        let first = OneShot::take(&layout, Some(&name)).unwrap();
+        let first = OneShot::take(&layout, Some(&name), "sha256:1").unwrap();
         fs_err::create_dir_all(first.run_folder()).unwrap();
-        assert!(matches!(OneShot::take(&layout, Some(&name)), Err(Error::NameTaken { .. })));
-        let other = OneShot::take(&layout, None).unwrap();
+        assert!(matches!(OneShot::take(&layout, Some(&name), "sha256:1"), Err(Error::NameTaken { .. })));
+        let other = OneShot::take(&layout, None, "sha256:2").unwrap();
         assert_ne!(first.cgroup(), other.cgroup());
         let (bundle, run_folder) = (first.bundle(), first.run_folder());
+        assert_eq!(user_of(&layout, "sha256:1").unwrap().as_deref(), Some("db-sync"));
         drop(first);
+        assert_eq!(user_of(&layout, "sha256:1").unwrap(), None);
         assert!(!bundle.exists() && !run_folder.exists());
 
         // As left behind by a process that was killed.
         fs_err::create_dir_all(bundle.join("upper")).unwrap();
+        fs_err::write(bundle.join(IMAGE), "sha256:3").unwrap();
+        assert_eq!(user_of(&layout, "sha256:3").unwrap(), None);
         fs_err::create_dir_all(&run_folder).unwrap();
-        let second = OneShot::take(&layout, Some(&name)).unwrap();
+        let second = OneShot::take(&layout, Some(&name), "sha256:1").unwrap();
         assert!(!bundle.join("upper").exists() && !run_folder.exists());
         assert!(other.bundle().exists());
         drop((second, other));

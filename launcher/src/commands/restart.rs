@@ -30,6 +30,7 @@ pub(crate) fn restart(layout: &Layout, arguments: ServiceOnly) -> Result<Exit, E
     let before = status.record;
     let said = Said::about(layout, &service)?;
     let store = Store::open(&layout.store())?;
+    let _held = store.hold()?;
     let release = same_image(&store, &before)?;
     let wishes: Wishes = match generation::read(&folders.generation(before.generation)) {
         Some(made) => made.wishes,

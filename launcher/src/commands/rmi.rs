@@ -1,11 +1,11 @@
 //! `rmi`: removes images that no service needs.
 //! It does not know how layers are shared.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
 
 use bundles::digest::Digest;
 use bundles::reference::Reference;
-use bundles::store::{Removed, Store};
+use bundles::store::Store;
 use runtime::record::Record;
 
 use crate::arguments::Rmi;
@@ -13,6 +13,8 @@ use crate::commands::services;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::layout::Layout;
+use crate::one_shot;
+use crate::print::progress::LayerBar;
 use crate::print::{self, sentence};
 
 /// Removes images, each by itself: one that cannot be removed does not keep the others.
@@ -21,12 +23,9 @@ use crate::print::{self, sentence};
 /// The only error there was, or [`Error::Some`] after each was said.
 pub(crate) fn rmi(layout: &Layout, arguments: &Rmi) -> Result<Exit, Error> {
     let store = Store::open(&layout.store())?;
-    let users = users(layout)?;
-    let in_use = |id: &Digest| users.get(&id.to_string()).cloned();
     let mut failed = 0;
     for reference in &arguments.images {
-        let outcome = store.remove(reference, &in_use).map_err(Error::from);
-        match outcome.and_then(|removed| say(&store, reference, &removed)) {
+        match remove(layout, &store, reference) {
             Ok(()) => {}
             Err(error) if arguments.images.len() == 1 => return Err(error),
             Err(error) => {
@@ -38,25 +37,37 @@ pub(crate) fn rmi(layout: &Layout, arguments: &Rmi) -> Result<Exit, Error> {
     if failed > 0 { Err(Error::Some { failed, asked: arguments.images.len() }) } else { Ok(Exit::Done) }
 }
 
-fn say(store: &Store, reference: &Reference, removed: &Removed) -> Result<(), Error> {
+fn remove(layout: &Layout, store: &Store, reference: &Reference) -> Result<(), Error> {
+    // Asked while the store lets nobody else begin to use an image, so the answer stays true until it is removed.
+    let unknown = RefCell::new(None);
+    let in_use = |id: &Digest| match user_of(layout, &id.to_string()) {
+        Ok(user) => user,
+        Err(error) => {
+            unknown.replace(Some(error));
+            Some("a service whose record cannot be read".to_owned())
+        }
+    };
+    let removed = store.remove_telling(reference, &in_use, &mut LayerBar::new());
+    if let Some(error) = unknown.take() {
+        return Err(error);
+    }
+    let removed = removed?;
     if removed.is_gone {
         print::note(&sentence::removed_image(&reference.to_string(), removed.layers, removed.bytes));
-        return Ok(());
+    } else {
+        let still = store.find(&Reference::id(removed.image))?.title();
+        print::note(&sentence::untagged(&reference.to_string(), &still));
     }
-    let still = store.find(&Reference::id(removed.image))?.title();
-    print::note(&sentence::untagged(&reference.to_string(), &still));
     Ok(())
 }
 
-/// Which service uses which image, by the records. A record that cannot be read could be of any image, so it stops the
-/// removal.
-fn users(layout: &Layout) -> Result<BTreeMap<String, String>, Error> {
-    let mut users = BTreeMap::new();
+/// Who uses an image: a service by its record, or a one-shot container.
+fn user_of(layout: &Layout, image_id: &str) -> Result<Option<String>, Error> {
     for service in services(layout)? {
-        let folders = layout.service(&service);
-        if let Some(record) = Record::read(&folders)? {
-            users.insert(record.image_id, service.to_string());
+        let record = Record::read(&layout.service(&service))?;
+        if record.is_some_and(|record| record.image_id == image_id) {
+            return Ok(Some(service.to_string()));
         }
     }
-    Ok(users)
+    Ok(one_shot::user_of(layout, image_id)?.map(|id| sentence::one_shot(&id)))
 }

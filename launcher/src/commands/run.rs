@@ -27,8 +27,8 @@ use crate::wishes::Wishes;
 /// Any; nothing of the container is left then.
 pub(crate) fn run(layout: &Layout, arguments: Run) -> Result<Exit, Error> {
     let store = Store::open(&layout.store())?;
-    // Until the container is gone: its layers must not be removed under it.
-    let _held = store.hold()?;
+    // Until the one-shot's place says that the image is in use.
+    let held = store.hold()?;
     let image = store.find(&arguments.image)?;
     let release = release::of_image(&store, &image, &arguments.image)?;
     let service = image.names.iter().chain([&arguments.image]).find_map(|name| service_of(layout, name));
@@ -36,7 +36,8 @@ pub(crate) fn run(layout: &Layout, arguments: Run) -> Result<Exit, Error> {
         Some(service) => Said::about(layout, service)?,
         None => Said::nothing(),
     };
-    let one_shot = OneShot::take(layout, arguments.name.as_ref())?;
+    let one_shot = OneShot::take(layout, arguments.name.as_ref(), &release.image_id)?;
+    drop(held);
     let request = describe(layout, &arguments, &release, service.as_ref(), &said, &one_shot)?;
     bundle::prepare(&request)?;
     let status = foreground::run(&foreground::Request {

@@ -26,6 +26,8 @@ pub(crate) fn start(layout: &Layout, arguments: Start) -> Result<Exit, Error> {
     let last = Record::read(&layout.service(&service))?.map(|record| record.release);
     let said = Said::about(layout, &service)?;
     let store = Store::open(&layout.store())?;
+    // Until the record says that the image is in use.
+    let _held = store.hold()?;
     let wanted = Wanted { typed: arguments.service.release.as_deref(), last: last.as_deref() };
     let release = release::find(&store, &service, said.both.image.as_deref(), wanted)?;
     new_generation(layout, &service, &release, &said, &arguments.more.into())

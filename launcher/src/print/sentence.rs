@@ -57,6 +57,11 @@ pub(crate) fn removed_image(name: &str, layers: usize, size_bytes: u64) -> Strin
     format!("{name} is removed, with {layers} layer{plural} ({})", bytes(size_bytes))
 }
 
+/// Who uses an image when it is no service.
+pub(crate) fn one_shot(id: &str) -> String {
+    format!("the container {id}, in which a command runs")
+}
+
 /// `run`, when the service has no configuration on the host.
 pub(crate) fn image_configuration(service: &str, folder: &Path) -> String {
     format!("{} is empty: the command sees the image's own configuration of {service}", folder.display())
