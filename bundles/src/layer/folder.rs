@@ -38,6 +38,9 @@ pub(super) struct Attributes<'a> {
     pub(super) xattrs: &'a [(Vec<u8>, Vec<u8>)],
 }
 
+/// What a folder gets that the archive leaves out.
+const LEFT_OUT: Attributes = Attributes { uid: 0, gid: 0, mode: 0o755, modified: (0, 0), xattrs: &[] };
+
 /// The folder, and what it still wants done when everything is in it.
 pub(super) struct Folder {
     root: Rc<OwnedFd>,
@@ -60,8 +63,12 @@ struct Pending {
 }
 
 impl Folder {
-    pub(super) fn new(root: OwnedFd, trash: OwnedFd) -> Self {
-        Self { root: Rc::new(root), trash, thrown_away: 0, latest: None, pending: Vec::new() }
+    /// Begins with a folder that looks the same wherever the layer is unpacked; most layers don't list their root.
+    pub(super) fn new(root: OwnedFd, trash: OwnedFd) -> Done<Self> {
+        let mut folder =
+            Self { root: Rc::new(root), trash, thrown_away: 0, latest: None, pending: Vec::new() };
+        folder.folder(b"", &LEFT_OUT)?;
+        Ok(folder)
     }
 
     /// Makes a folder, or takes the one that is there.
@@ -255,8 +262,7 @@ impl Folder {
         open_folder(parent, name).map_err(failed(DOING))
     }
 
-    /// The folder that something is to be made in. Archives may leave out folders; those get root and 0755, which is
-    /// what Docker gives them.
+    /// The folder that something is to be made in; archives may leave out folders.
     fn parent(&mut self, path: Path) -> Done<Rc<OwnedFd>> {
         const DOING: &str = "open its folder";
         if let Some((known, folder)) = &self.latest
@@ -284,10 +290,8 @@ impl Folder {
                 _ => {}
             }
             folder = Rc::new(self.sub_folder(&folder, name)?);
-            let attributes = Attributes { uid: 0, gid: 0, mode: 0o755, modified: (0, 0), xattrs: &[] };
-            set_owner_and_mode(&folder, &attributes)?;
-            // The same time wherever the layer is unpacked.
-            self.put_off(path, &folder, (0, 0), None)?;
+            set_owner_and_mode(&folder, &LEFT_OUT)?;
+            self.put_off(path, &folder, LEFT_OUT.modified, None)?;
         }
         self.latest = Some((path.to_vec(), Rc::clone(&folder)));
         Ok(folder)

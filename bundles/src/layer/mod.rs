@@ -19,7 +19,6 @@ use std::os::fd::OwnedFd;
 use crate::archive::FoundLayer;
 use crate::error::{Error, Result};
 use crate::store::Progress;
-use folder::Folder;
 use stream::Verdict;
 use unpack::Trouble;
 
@@ -56,9 +55,8 @@ pub(crate) fn unpack(
             });
         }
     };
-    let (outcome, verdict) = stream::run(blob, compression, progress, |stream| {
-        unpack::entries(stream, &mut Folder::new(into, trash))
-    });
+    let (outcome, verdict) =
+        stream::run(blob, compression, progress, |stream| unpack::entries(stream, into, trash));
     judge(layer, outcome, verdict)
 }
 

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::FileType;
@@ -37,14 +38,15 @@ impl Hopeless for Trouble {
     }
 }
 
-/// Unpacks all entries.
-pub(super) fn entries<S: Skip>(source: S, folder: &mut Folder) -> Result<Unpacked, Trouble> {
+/// Unpacks all entries into a folder. `trash` takes what they replace.
+pub(super) fn entries<S: Skip>(source: S, into: OwnedFd, trash: OwnedFd) -> Result<Unpacked, Trouble> {
+    let mut folder = Folder::new(into, trash).map_err(|failure| from_failure(b"", failure))?;
     let mut tape = Tape::new(source);
     let mut unpacked = Unpacked { bytes: 0, entries: 0 };
     while let Some(entry) = tape.next().map_err(from_fault)? {
         unpacked.entries += 1;
         // Holes cost nothing, so this is not bounded by the disk.
-        unpacked.bytes = unpacked.bytes.saturating_add(one(&mut tape, &entry, folder)?);
+        unpacked.bytes = unpacked.bytes.saturating_add(one(&mut tape, &entry, &mut folder)?);
     }
     folder.finish().map_err(|failure| from_failure(b"", failure))?;
     Ok(unpacked)

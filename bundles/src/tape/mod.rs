@@ -137,7 +137,7 @@ impl<S: Skip> Tape<S> {
                 b'x' => locals = Some(self.records(&header)?),
                 b'g' => {
                     let records = self.records(&header)?;
-                    self.globals.override_with(records);
+                    self.globals.override_for_good(records).map_err(|reason| self.malformed(reason))?;
                 }
                 b'L' => long_name = Some(self.long(&header)?),
                 b'K' => long_link = Some(self.long(&header)?),

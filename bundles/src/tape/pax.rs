@@ -5,6 +5,8 @@ use super::header;
 use super::sparse::{self, Segment};
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
+/// Far more than the comment or the few defaults that are ever put there; they are gone through for every entry.
+const GLOBAL_BYTES_MAX: usize = 64 << 10;
 
 type Checked<T> = Result<T, &'static str>;
 
@@ -35,6 +37,16 @@ impl Records {
     /// Later records win over these.
     pub(super) fn override_with(&mut self, later: Self) {
         self.0.extend(later.0);
+    }
+
+    /// As [`Records::override_with`], for what stays through the whole archive and so must not grow for ever.
+    pub(super) fn override_for_good(&mut self, later: Self) -> Checked<()> {
+        self.0.retain(|(key, _)| !later.0.iter().any(|(newer, _)| newer == key));
+        self.0.extend(later.0);
+        match self.0.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() {
+            0..GLOBAL_BYTES_MAX => Ok(()),
+            _ => Err("its global pax headers are larger than 64 KiB"),
+        }
     }
 
     /// The latest value; an empty one takes an earlier one back, as POSIX has it.

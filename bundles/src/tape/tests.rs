@@ -146,6 +146,18 @@ fn global_records_apply_until_they_are_overridden() {
     assert_eq!(entries.iter().map(|(entry, _)| entry.uid).collect::<Vec<_>>(), [7, 8, 42]);
 }
 
+#[test]
+fn global_records_do_not_grow_for_ever() {
+    let mut builder = tar::Builder::new(Vec::new());
+    for number in 0..10 {
+        append(&mut builder, "g", b'g', &record("comment", &[b'x'; 40_000]));
+        append(&mut builder, &format!("file{number}"), b'0', b"");
+    }
+    assert_eq!(read_all(builder.get_ref()).unwrap().len(), 10);
+    append(&mut builder, "g", b'g', &record("other", &[b'x'; 40_000]));
+    assert!(matches!(read_all(&builder.into_inner().unwrap()), Err(Fault::Malformed { .. })));
+}
+
 /// All three pax formats, with two parts: "AB" at 1000 and "CD" at 5000, in a file of 6000 bytes.
 #[test]
 fn sparse_files_of_every_pax_format() {

@@ -261,7 +261,7 @@ fn later_entries_take_the_place_of_earlier_ones() {
 fn folders_that_are_left_out() {
     let listing = Place::new().unpack([Item::file("a/b/c", "x"), Item::folder("a/").mode(0o750)]).unwrap();
     assert_eq!((listing["a"].mode, listing["a/b"].mode, listing["a/b"].owner), (0o750, 0o755, (0, 0)));
-    assert_eq!((listing[""].mode, listing[""].owner), (0o755, (0, 0)));
+    assert_eq!((listing[""].mode, listing[""].owner, listing[""].modified), (0o755, (0, 0), (0, 0)));
     assert_eq!(listing["a/b"].modified, (0, 0), "the same wherever it is unpacked");
 }
 
