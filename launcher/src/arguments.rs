@@ -55,7 +55,7 @@ pub(crate) enum Command {
     #[command(
         long_about = "Start a service and wait until it is healthy. When it does not become healthy it is stopped \
             again, and its last lines of output are shown. Without RELEASE it is the release that ran last, or the \
-            only one that is loaded.",
+            only one that is loaded. What -v and -e say counts for this generation and for restarts of it.",
         after_help = "Examples:\n  opsrun start keystone:zed\n  opsrun start keystone -e OS_DEBUG=1 \
             -v /srv/pki:/etc/pki:ro"
     )]

@@ -175,9 +175,7 @@ pub(crate) enum Error {
         asked: usize,
     },
     /// The new generation failed and the old one serves again.
-    #[error(
-        "{service} {wanted} could not be started; {service} {serves} (generation {generation}) serves again"
-    )]
+    #[error("{service} {wanted} could not be started; generation {generation} ({serves}) serves again")]
     WentBack {
         /// The service.
         service: String,

@@ -270,13 +270,14 @@ impl From<Exit> for LastExit {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use runtime::Failure;
     use runtime::record::{Process, Wanted};
 
     use super::*;
 
-    fn status(state: State, supervisor: Option<i32>, alive: bool) -> Status {
+    /// A keystone as it could be found.
+    pub(crate) fn looked(state: State, supervisor: Option<i32>, alive: bool) -> Status {
         let process =
             Process { pid: 4711, start_ticks: 1, boot_id: "b".into(), cgroup: "/opsrun/keystone-g3".into() };
         let record = Record {
@@ -311,19 +312,19 @@ mod tests {
             (State::Stopped, None, false, ShownState::Stopped),
             (State::CrashLoop, None, false, ShownState::CrashLoop),
         ] {
-            assert_eq!(ShownState::of(&status(state, supervisor, alive)), shown);
+            assert_eq!(ShownState::of(&looked(state, supervisor, alive)), shown);
         }
     }
 
     #[test]
     fn a_dead_service_has_no_process_no_uptime_and_no_health() {
-        let shown = Service::of(&status(State::Running, None, false), 61_000);
+        let shown = Service::of(&looked(State::Running, None, false), 61_000);
         assert_eq!((shown.process, shown.uptime_s, shown.health), (None, None, Health::Unknown));
     }
 
     #[test]
     fn the_json_form_of_ps_does_not_change() {
-        let services = vec![Service::of(&status(State::Running, Some(4700), true), 61_000)];
+        let services = vec![Service::of(&looked(State::Running, Some(4700), true), 61_000)];
         insta::assert_snapshot!(
             serde_json::to_string_pretty(&Services { version: VERSION, services }).unwrap()
         );

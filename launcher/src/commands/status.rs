@@ -30,7 +30,7 @@ pub(crate) fn status(layout: &Layout, arguments: &Status) -> Result<Exit, Error>
     let status = describe(layout, &arguments.service, &looked)?;
     match arguments.form.json {
         true => print::json(&status)?,
-        false => print::data(&render(&status, &looked))?,
+        false => print::data(&render(&status, &looked, now_ms()))?,
     }
     Ok(Exit::Done)
 }
@@ -66,7 +66,7 @@ pub(crate) fn describe(layout: &Layout, name: &ServiceName, looked: &Looked) -> 
     })
 }
 
-fn render(status: &ServiceStatus, looked: &Looked) -> String {
+fn render(status: &ServiceStatus, looked: &Looked, now_ms: u64) -> String {
     let service = &status.service;
     let record = &looked.record;
     let mut lines = vec![("state", state(service))];
@@ -86,7 +86,7 @@ fn render(status: &ServiceStatus, looked: &Looked) -> String {
     if let Some(exit) = record.last_exit {
         let signal =
             if exit.status > 128 { format!(" (signal {})", exit.status - 128) } else { String::new() };
-        lines.push(("last exit", format!("status {}{signal}, {}", exit.status, ago(exit.at_ms, now_ms()))));
+        lines.push(("last exit", format!("status {}{signal}, {}", exit.status, ago(exit.at_ms, now_ms))));
     }
     if let Some(causes) = &status.last_failure {
         lines.push(("last failure", causes.join("\ncaused by: ")));
@@ -100,12 +100,13 @@ fn render(status: &ServiceStatus, looked: &Looked) -> String {
 
 fn state(service: &Service) -> String {
     let text = service.state.text();
-    let restart = format!("opsrun restart {}", service.service);
+    let (start, restart) =
+        (format!("opsrun start {}", service.service), format!("opsrun restart {}", service.service));
     match service.state {
         ShownState::Starting | ShownState::Running => format!("{text}, {}", health_text(service.health)),
-        ShownState::CrashLoop => format!("{text}: it failed too often in a row and is left alone; {restart}"),
+        ShownState::CrashLoop => format!("{text}: it failed too often in a row and is left alone; {start}"),
         ShownState::Unsupervised => format!("{text}: it runs, and nobody watches it; {restart}"),
-        ShownState::Interrupted => format!("{text}: it should be up, and nothing of it runs; {restart}"),
+        ShownState::Interrupted => format!("{text}: it should be up, and nothing of it runs; {start}"),
         ShownState::BackingOff | ShownState::Stopping | ShownState::Stopped => text.to_owned(),
     }
 }
@@ -142,4 +143,61 @@ fn drifted(service: &Service, configuration: &Configuration) -> String {
         text.push_str(&format!("\nand {more} more"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use bundles::bundle::ImageFacts;
+    use runtime::Failure;
+    use runtime::record::{Exit, State};
+
+    use super::*;
+    use crate::definition::{Subject, decide};
+    use crate::listing::tests::looked;
+    use crate::settings::Settings;
+
+    fn shown(state: State, supervisor: Option<i32>, alive: bool, changes: Vec<Change>) -> String {
+        let mut looked = looked(state, supervisor, alive);
+        looked.record.last_exit = Some(Exit { at_ms: 500, status: 137 });
+        looked.record.last_failure = Some(Failure { causes: vec!["it ended".into(), "by signal 9".into()] });
+        let subject = Subject {
+            service: "keystone".into(),
+            release: "zed".into(),
+            image: "keystone:zed".into(),
+            image_id: "sha256:00".into(),
+            generation: 3,
+        };
+        let facts = ImageFacts { stop_signal: None, healthcheck: None, volumes: Vec::new(), user: None };
+        let listed = crate::catalogue::entry(&"keystone".parse().unwrap()).unwrap();
+        let status = ServiceStatus {
+            version: VERSION,
+            service: Service::of(&looked, 61_000),
+            last_exit: looked.record.last_exit.map(Into::into),
+            last_failure: looked.record.last_failure.clone().map(|failure| failure.causes),
+            definition: Some(decide(subject, &Settings::default(), &listed, &facts).unwrap()),
+            configuration: Some(Configuration {
+                folder: "/opt/keystone/conf".into(),
+                copy: "/var/lib/opsrun/services/keystone/generations/3/conf".into(),
+                changes,
+            }),
+            output: "/var/log/opsrun/keystone/3.log".into(),
+            settings: "/etc/opsrun/keystone.toml".into(),
+        };
+        render(&status, &looked, 61_000)
+    }
+
+    #[test]
+    fn a_service_that_runs_one_that_lost_its_supervisor_and_one_that_is_left_alone() {
+        let changed = Change { path: "keystone.conf".into(), kind: ChangeKind::Changed };
+        let many = (0..12)
+            .map(|number| Change { path: format!("policy.d/{number}").into(), kind: ChangeKind::Added });
+        insta::assert_snapshot!(
+            [
+                shown(State::Running, Some(4700), true, Vec::new()),
+                shown(State::Running, None, true, vec![changed]),
+                shown(State::CrashLoop, None, false, many.collect()),
+            ]
+            .join("\n")
+        );
+    }
 }
