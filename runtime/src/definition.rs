@@ -137,11 +137,10 @@ impl Definition {
     /// # Errors
     /// [`Error::Definition`] when the annotation is missing, is not JSON of this form, or is of a newer version.
     pub fn of(spec: &Spec) -> Result<Self, Error> {
-        let text = spec
-            .annotations()
-            .as_ref()
-            .and_then(|annotations| annotations.get(ANNOTATION))
-            .ok_or_else(|| Error::Definition { reason: format!("the annotation {ANNOTATION} is missing") })?;
+        let text =
+            spec.annotations().as_ref().and_then(|annotations| annotations.get(ANNOTATION)).ok_or_else(
+                || Error::Definition { reason: format!("the annotation {ANNOTATION} is missing") },
+            )?;
         let definition: Self =
             serde_json::from_str(text).map_err(|error| Error::Definition { reason: error.to_string() })?;
         if definition.version > VERSION {

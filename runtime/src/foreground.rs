@@ -1,7 +1,7 @@
 //! A one-shot container in the foreground: made, attended to, and gone without a trace.
 //! It knows no service; the bundle says everything.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::attend::{Attachment, attend};
 use crate::channel::{Purpose, Request as Made};
@@ -46,4 +46,14 @@ pub fn run(request: &Request) -> Result<i32, Error> {
     // What the command did comes first; what was left of it is said only when the command itself went well.
     let status = status?;
     cleared.map(|()| status)
+}
+
+/// Removes what a run left behind whose process was killed: its container, where the kernel has not ended that already,
+/// its cgroup and libcontainer's state. Nothing left is fine. `cgroup` is the bundle's `linux.cgroupsPath`.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn clear(run_folder: &Path, cgroup: &Path) -> Result<(), Error> {
+    let id = cgroup.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    container::clear(run_folder, &id, cgroup)
 }
