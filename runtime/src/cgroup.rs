@@ -16,6 +16,8 @@ use rustix::io::Errno;
 pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
 /// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
 const CGROUP2_MAGIC: u32 = 0x6367_7270;
+/// How often a cgroup is tried to be made while others remove its parent.
+const ATTEMPTS_MAX: usize = 100;
 /// How long processes that were sent SIGKILL may take to be gone.
 const KILL_WAIT: Duration = Duration::from_secs(10);
 
@@ -63,6 +65,18 @@ impl Hierarchy {
 impl Cgroup<'_> {
     /// Makes the cgroup and those above it, where missing, and opens it.
     pub(crate) fn make(&self) -> io::Result<OwnedFd> {
+        // Whoever clears the last container beside this one removes the parent, perhaps right between two steps of
+        // this; then from the top again.
+        for _ in 0..ATTEMPTS_MAX {
+            match self.make_once() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => return other,
+            }
+        }
+        self.make_once()
+    }
+
+    fn make_once(&self) -> io::Result<OwnedFd> {
         let mut folder = PathBuf::new();
         for part in &self.path {
             folder.push(part);
