@@ -45,13 +45,13 @@ impl Source {
         if path.as_os_str() == "-" {
             return Ok(Self::Stdin);
         }
-        match fs_err::metadata(path) {
+        match std::fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => Ok(Self::Folder(path.to_owned())),
             Ok(_) => Ok(Self::File(path.to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(Error::NoSource { path: path.to_owned() })
             }
-            Err(error) => Err(Error::io("look at what to load", error)),
+            Err(error) => Err(Error::io(format!("look at {}", path.display()), error)),
         }
     }
 
