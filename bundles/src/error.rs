@@ -121,7 +121,9 @@ pub enum Error {
         found: Digest,
     },
     /// A layer's uncompressed content is not the one that the image's configuration names.
-    #[error("{layer} is not the one that the image was made with: its diff id is {found} instead of {expected}")]
+    #[error(
+        "{layer} is not the one that the image was made with: its diff id is {found} instead of {expected}"
+    )]
     WrongDiffId {
         /// Which layer.
         layer: String,
