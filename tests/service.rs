@@ -300,3 +300,33 @@ fn an_orphan_in_the_container_is_reaped() {
         !states.succeeds().stdout.contains("sleep")
     });
 }
+
+#[test]
+fn what_a_killed_one_shot_leaves_is_removed_by_the_next() {
+    let (host, _) = Host::with_busybox();
+    let mut run = host.command();
+    run.args(["run", "busybox:1", "sh", "-c", "echo up; exec sleep 1000"]).stdout(Stdio::piped());
+    let mut run = Background(run.spawn().expect("run"));
+    let mut said = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(run.0.stdout.take().expect("its output")),
+        &mut said,
+    )
+    .expect("a line");
+    assert_eq!(said, "up\n");
+    let runs = host.path("var/lib/opsrun/runs");
+    let place = std::fs::read_dir(&runs).expect("runs").next().expect("its place").expect("entry").path();
+    let spec = std::fs::read_to_string(place.join("config.json")).expect("its bundle");
+    let spec: Value = serde_json::from_str(&spec).expect("JSON");
+    let cgroup =
+        spec["linux"]["cgroupsPath"].as_str().expect("its cgroup").trim_start_matches('/').to_owned();
+    let cgroup = support::cgroup_mount().join(cgroup);
+    assert!(cgroup.exists());
+    run.0.kill().expect("kill");
+    run.0.wait().expect("wait");
+    // The container dies with the command; its place is swept by the next one.
+    host.opsrun(["run", "busybox:1", "true"]).succeeds();
+    assert_eq!(std::fs::read_dir(&runs).expect("runs").count(), 0);
+    until("no process, mount or cgroup is left", || host.left_over().is_empty());
+    assert!(!cgroup.exists());
+}

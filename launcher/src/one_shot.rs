@@ -116,6 +116,8 @@ fn sweep(layout: &Layout, runs: &Path) -> std::io::Result<()> {
         let entry = entry?;
         let Ok(_held) = lock(&entry.path(), FlockOperation::NonBlockingLockExclusive) else { continue };
         if let Some(id) = entry.file_name().to_str() {
+            // OK to ignore: what cannot be cleared now is tried again by the next one, and is in nobody's way.
+            let _ = runtime::foreground::clear(&layout.run_state(id), Path::new(&layout.run_cgroup(id)));
             let _ = fs_err::remove_dir_all(layout.run_state(id));
         }
         fs_err::remove_dir_all(entry.path())?;
