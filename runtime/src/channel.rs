@@ -35,6 +35,8 @@ pub(crate) enum Request {
         bundle: PathBuf,
         /// The run folder: `containers/` holds libcontainer's state, `engine/` is an empty folder to mount over.
         run: PathBuf,
+        /// Its cgroup, below the cgroup v2 hierarchy; the last part is the container's id.
+        cgroup: PathBuf,
         /// Whether opsrun's init is process 1.
         init: bool,
         /// What the container is for.
@@ -46,6 +48,8 @@ pub(crate) enum Request {
         bundle: PathBuf,
         /// The run folder: `containers/` holds libcontainer's state, `engine/` is an empty folder to mount over.
         run: PathBuf,
+        /// The container's cgroup, as it was created with.
+        cgroup: PathBuf,
         /// The process, complete: nothing is taken from the bundle but its seccomp profile.
         process: Box<Process>,
     },

@@ -148,13 +148,11 @@ fn cannot_execute(program: String, errno: Errno) -> Error {
 }
 
 /// The container's id: the last part of its cgroup's path.
-pub(crate) fn id_of(spec: &Spec) -> String {
-    cgroup_of(spec)
-        .file_name()
-        .map_or_else(|| "container".to_owned(), |name| name.to_string_lossy().into_owned())
+pub(crate) fn id_of(cgroup: &Path) -> String {
+    cgroup.file_name().map_or_else(|| "container".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-/// The container's cgroup, below the cgroup v2 hierarchy.
+/// The cgroup that the bundle asks for, below the cgroup v2 hierarchy.
 pub(crate) fn cgroup_of(spec: &Spec) -> &Path {
     spec.linux()
         .as_ref()
@@ -169,14 +167,14 @@ pub(crate) fn read_spec(bundle: &Path) -> Result<Spec, Error> {
 }
 
 /// Kills what is left of a container and removes its cgroup and libcontainer's state. Nothing left is fine.
-pub(crate) fn clear(run: &Path, id: &str, cgroup: &Path) -> Result<(), Error> {
+pub(crate) fn clear(run: &Path, cgroup: &Path) -> Result<(), Error> {
     let hierarchy = crate::cgroup::Hierarchy::open()
         .map_err(|error| Error::Io { doing: "look at the host's cgroups", source: error })?;
     hierarchy
         .at(cgroup)
         .clear()
         .map_err(|error| Error::Io { doing: "remove the container's cgroup", source: error })?;
-    match fs_err::remove_dir_all(run.join(CONTAINERS).join(id)) {
+    match fs_err::remove_dir_all(run.join(CONTAINERS).join(id_of(cgroup))) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::Io { doing: "remove the container's state", source: error })
         }

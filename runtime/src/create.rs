@@ -36,6 +36,7 @@ use oci_spec::runtime::{Capability, Process, Spec};
 use crate::cgroup;
 use crate::channel::{Channel, Go, Purpose, Report, Request};
 use crate::confine::Confinement;
+use crate::container::{id_of, read_spec};
 use crate::error::{Error, Failure};
 use crate::seccomp::Filter;
 use crate::{devices, trace};
@@ -57,11 +58,11 @@ pub fn run() -> i32 {
         Ok((request, stdio))
     });
     let outcome = match done {
-        Ok((Request::Create { bundle, run, init, purpose }, stdio)) => {
-            create(&channel, &bundle, &run, stdio, init, purpose)
+        Ok((Request::Create { bundle, run, cgroup, init, purpose }, stdio)) => {
+            Bundle::read(bundle, cgroup).and_then(|it| create(&channel, &it, &run, stdio, init, purpose))
         }
-        Ok((Request::Enter { bundle, run, process }, stdio)) => {
-            enter(&channel, &bundle, &run, stdio, *process)
+        Ok((Request::Enter { bundle, run, cgroup, process }, stdio)) => {
+            Bundle::read(bundle, cgroup).and_then(|it| enter(&channel, &it, &run, stdio, *process))
         }
         Err(error) => Err(Error::Io { doing: "read the request", source: error }),
     };
@@ -88,13 +89,12 @@ fn take_channel() -> io::Result<Channel> {
 
 fn create(
     channel: &Channel,
-    folder: &Path,
+    bundle: &Bundle,
     run: &Path,
     stdio: Vec<OwnedFd>,
     init: bool,
     purpose: Purpose,
 ) -> Result<(), Error> {
-    let bundle = Bundle::read(folder)?;
     own_mounts(run)?;
     bundle.mount_root(purpose)?;
     bundle.make_cgroup()?;
@@ -104,7 +104,7 @@ fn create(
     let (engine, mut confinement) = bundle.for_engine(bundle.process()?.clone(), channel, init)?;
     confinement.die_with_parent = purpose == Purpose::OneShot;
     let console = write_engine_bundle(run, &engine, bundle.terminal())?;
-    let mut container = build(&bundle, run, stdio, &console, confinement)?;
+    let mut container = build(bundle, run, stdio, &console, confinement)?;
     let pid = container.pid().map_or(0, nix::unistd::Pid::as_raw);
     report_created(channel, pid, console)?;
     let go = channel
@@ -137,12 +137,11 @@ fn build(
 
 fn enter(
     channel: &Channel,
-    folder: &Path,
+    bundle: &Bundle,
     run: &Path,
     stdio: Vec<OwnedFd>,
     process: Process,
 ) -> Result<(), Error> {
-    let bundle = Bundle::read(folder)?;
     own_mounts(run)?;
     own_state(run, &bundle.id())?;
     let terminal = process.terminal().unwrap_or(false);
@@ -194,14 +193,14 @@ fn container_error(doing: &str, error: &(dyn std::error::Error + 'static)) -> Er
 /// A bundle as its `config.json` says.
 struct Bundle {
     folder: PathBuf,
+    cgroup: PathBuf,
     spec: Spec,
 }
 
 impl Bundle {
-    fn read(folder: &Path) -> Result<Self, Error> {
-        let spec = Spec::load(folder.join("config.json"))
-            .map_err(|error| Error::Bundle { path: folder.to_owned(), source: error })?;
-        Ok(Self { folder: folder.to_owned(), spec })
+    fn read(folder: PathBuf, cgroup: PathBuf) -> Result<Self, Error> {
+        let spec = read_spec(&folder)?;
+        Ok(Self { folder, cgroup, spec })
     }
 
     fn process(&self) -> Result<&Process, Error> {
@@ -212,13 +211,9 @@ impl Bundle {
         self.spec.process().as_ref().and_then(Process::terminal).unwrap_or(false)
     }
 
-    fn cgroup(&self) -> Option<&PathBuf> {
-        self.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref())
-    }
-
     /// The container's id: the last part of its cgroup's path.
     fn id(&self) -> String {
-        crate::container::id_of(&self.spec)
+        id_of(&self.cgroup)
     }
 
     /// Mounts the image's layers as the root file system.
@@ -257,9 +252,8 @@ impl Bundle {
     /// is no moment without them.
     fn make_cgroup(&self) -> Result<(), Error> {
         let failed = |error| Error::Io { doing: "make the container's cgroup", source: error };
-        let Some(path) = self.cgroup() else { return Ok(()) };
         let hierarchy = cgroup::Hierarchy::open().map_err(failed)?;
-        let leaf = hierarchy.at(path).make().map_err(failed)?;
+        let leaf = hierarchy.at(&self.cgroup).make().map_err(failed)?;
         let rules = self
             .spec
             .linux()
@@ -309,7 +303,7 @@ impl Bundle {
             if let Some(profile) = linux.seccomp() {
                 filter = Some(Filter::compile(profile)?);
             }
-            linux.set_seccomp(None).set_resources(None);
+            linux.set_seccomp(None).set_resources(None).set_cgroups_path(Some(self.cgroup.clone()));
         }
         if let Some(root) = spec.root_mut().as_mut() {
             let path = self.folder.join(root.path());

@@ -81,6 +81,12 @@ pub fn exec(request: &Request) -> Result<i32, Error> {
         }
         process.set_env(Some(environment));
     }
-    let enter = Made::Enter { bundle, run: request.folders.run.clone(), process: Box::new(process) };
+    let process_1 = status.record.process.ok_or_else(not_running)?;
+    let enter = Made::Enter {
+        bundle,
+        run: request.folders.run.clone(),
+        cgroup: process_1.cgroup.into(),
+        process: Box::new(process),
+    };
     attend(&enter, request.attachment)
 }

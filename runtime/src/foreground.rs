@@ -37,12 +37,12 @@ pub fn run(request: &Request) -> Result<i32, Error> {
     let create = Made::Create {
         bundle: request.bundle.clone(),
         run: request.run_folder.clone(),
+        cgroup: container::cgroup_of(&spec).to_owned(),
         init: request.init,
         purpose: Purpose::OneShot,
     };
     let status = attend(&create, request.attachment);
-    let cleared =
-        container::clear(&request.run_folder, &container::id_of(&spec), container::cgroup_of(&spec));
+    let cleared = container::clear(&request.run_folder, container::cgroup_of(&spec));
     // What the command did comes first; what was left of it is said only when the command itself went well.
     let status = status?;
     cleared.map(|()| status)
@@ -54,6 +54,5 @@ pub fn run(request: &Request) -> Result<i32, Error> {
 /// # Errors
 /// [`Error::Io`].
 pub fn clear(run_folder: &Path, cgroup: &Path) -> Result<(), Error> {
-    let id = cgroup.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    container::clear(run_folder, &id, cgroup)
+    container::clear(run_folder, cgroup)
 }

@@ -30,6 +30,7 @@ pub(crate) struct Prober {
     check: HealthCheck,
     bundle: PathBuf,
     run: PathBuf,
+    cgroup: PathBuf,
     attempt: Attempt,
 }
 
@@ -44,9 +45,15 @@ enum Attempt {
 }
 
 impl Prober {
-    /// A prober of the container of a bundle, with its run folder.
-    pub(crate) fn new(check: HealthCheck, bundle: &Path, run: &Path) -> Self {
-        Self { check, bundle: bundle.to_owned(), run: run.to_owned(), attempt: Attempt::None }
+    /// A prober of the container of a bundle, with its run folder and cgroup.
+    pub(crate) fn new(check: HealthCheck, bundle: &Path, run: &Path, cgroup: &Path) -> Self {
+        Self {
+            check,
+            bundle: bundle.to_owned(),
+            run: run.to_owned(),
+            cgroup: cgroup.to_owned(),
+            attempt: Attempt::None,
+        }
     }
 
     /// Probes once after so many milliseconds.
@@ -157,8 +164,12 @@ impl Prober {
             .write(true)
             .open("/dev/null")
             .map_err(|error| crate::Error::Io { doing: "open /dev/null", source: error })?;
-        let request =
-            Request::Enter { bundle: self.bundle.clone(), run: self.run.clone(), process: Box::new(process) };
+        let request = Request::Enter {
+            bundle: self.bundle.clone(),
+            run: self.run.clone(),
+            cgroup: self.cgroup.clone(),
+            process: Box::new(process),
+        };
         Making::begin(&request, [null.as_fd(), null.as_fd(), null.as_fd()])
     }
 
@@ -287,7 +298,8 @@ mod tests {
     fn verdict_of(probe: Probe) -> Verdict {
         let check =
             HealthCheck { probe, interval_ms: 1000, timeout_ms: 300, retries: 1, start_timeout_ms: 1000 };
-        let mut prober = Prober::new(check, Path::new("/nowhere"), Path::new("/nowhere"));
+        let mut prober =
+            Prober::new(check, Path::new("/nowhere"), Path::new("/nowhere"), Path::new("/nowhere"));
         prober.probe_after(0, Instant::now());
         for _ in 0..1000 {
             let wait = prober.wakes_at().map_or(Duration::ZERO, |at| at - Instant::now().min(at));

@@ -59,7 +59,7 @@ impl Supervisor {
         let event = match making.next() {
             Some(Made::Created { pid, .. }) => {
                 running.pid = Some(pid);
-                running.record.process = Process::of(pid, container::cgroup_of(&running.spec)).ok();
+                running.record.process = Process::of(pid, &running.cgroup).ok();
                 running.record.started_at_ms = Some(now_unix_ms());
                 Event::Created
             }
@@ -104,7 +104,7 @@ impl Supervisor {
             // Process 1 takes its whole pid namespace along (pid_namespaces(7)).
             let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
         }
-        let path = container::cgroup_of(&running.spec).to_owned();
+        let path = running.cgroup.clone();
         let killed = crate::cgroup::Hierarchy::open().and_then(|hierarchy| hierarchy.at(&path).kill());
         if let Err(error) = killed {
             self.note(&format!("could not kill the container's cgroup: {error}"));
@@ -118,8 +118,7 @@ impl Supervisor {
             let _ = nix::sys::signal::kill(making.helper, Signal::SIGKILL);
             let _ = waitpid(making.helper, None);
         }
-        let id = container::id_of(&running.spec);
-        let cleared = container::clear(&self.folders.run, &id, container::cgroup_of(&running.spec));
+        let cleared = container::clear(&self.folders.run, &running.cgroup);
         if let Some(pid) = running.pid.take() {
             let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
             if let Some(status) = waitpid(pid, None).ok().and_then(exit_status) {
@@ -212,13 +211,14 @@ impl Supervisor {
 fn begin_making(running: &mut Running, folders: &ServiceFolders) -> Result<Making, Error> {
     let failed = |error| Error::Io { doing: "prepare the container's output", source: error };
     // What is left of an attempt that a crash cut short.
-    container::clear(&folders.run, &container::id_of(&running.spec), container::cgroup_of(&running.spec))?;
+    container::clear(&folders.run, &running.cgroup)?;
     let null = std::fs::File::open("/dev/null").map_err(failed)?;
     let (out, out_far) = pipe().map_err(failed)?;
     let (err, err_far) = pipe().map_err(failed)?;
     let request = Request::Create {
         bundle: running.bundle.clone(),
         run: folders.run.clone(),
+        cgroup: running.cgroup.clone(),
         init: running.definition.init,
         purpose: Purpose::Service,
     };

@@ -24,7 +24,6 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::container::{self, Making};
@@ -90,7 +89,7 @@ enum Begun {
 struct Running {
     life: Life,
     definition: Definition,
-    spec: Spec,
+    cgroup: PathBuf,
     bundle: PathBuf,
     prober: Prober,
     log: LogWriter,
@@ -315,12 +314,13 @@ impl Supervisor {
             .map_err(|error| Error::Io { doing: "copy the host's resolv.conf and hosts", source: error })?;
         let log = LogWriter::open(&self.folders.output(generation))?;
         let life = Life::new(definition.clone());
+        let cgroup = container::cgroup_of(&spec).to_owned();
         Ok(Running {
-            prober: Prober::new(definition.health.clone(), &bundle, &self.folders.run),
+            prober: Prober::new(definition.health.clone(), &bundle, &self.folders.run, &cgroup),
             record: first_record(&definition, &life),
             life,
             definition,
-            spec,
+            cgroup,
             bundle,
             log,
             host_files: Some(host_files),
@@ -441,8 +441,7 @@ pub(crate) fn clear_leftovers(folders: &ServiceFolders) -> Result<(), Error> {
     let Some(mut record) = Record::read(folders)? else { return Ok(()) };
     let Some(process) = record.process.take() else { return Ok(()) };
     let cgroup = PathBuf::from(&process.cgroup);
-    let id = cgroup.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    container::clear(&folders.run, &id, &cgroup)?;
+    container::clear(&folders.run, &cgroup)?;
     record.state = record::State::Stopped;
     record.health = record::Health::Unknown;
     record.started_at_ms = None;
