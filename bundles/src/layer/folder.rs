@@ -182,7 +182,8 @@ impl Folder {
     /// Does what had to wait.
     pub(super) fn finish(&mut self) -> Done {
         // A root folder that the layer does not list has no time; this moment's would make each unpacking another one.
-        rustix::fs::futimens(&self.root, &times((0, 0))).map_err(failed("set the times of the root folder"))?;
+        rustix::fs::futimens(&self.root, &times((0, 0)))
+            .map_err(failed("set the times of the root folder"))?;
         for pending in std::mem::take(&mut self.pending) {
             let folder = match self.open(&pending.path) {
                 Ok(folder) => folder,
