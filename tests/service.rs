@@ -194,6 +194,11 @@ fn the_containers_hosts_file_follows_the_hosts_also_when_that_is_replaced() {
             "$0" exec busybox cat /etc/hosts | grep second && break
         done
         "$0" stop busybox
+        "$0" run busybox:1 sh -c 'echo up; until grep third /etc/hosts; do :; done' | {
+            read up
+            echo '127.0.0.1 third' > /etc/hosts.new && mv /etc/hosts.new /etc/hosts
+            cat
+        }
     "#;
     let mut command = host.command();
     let program = command.get_program().to_owned();
@@ -204,10 +209,7 @@ fn the_containers_hosts_file_follows_the_hosts_also_when_that_is_replaced() {
     };
     let done = support::done(command);
     done.succeeds();
-    assert!(
-        done.stdout.contains("127.0.0.1 first\n") && done.stdout.contains("127.0.0.1 second\n"),
-        "{done}"
-    );
+    assert_eq!(done.stdout, "127.0.0.1 first\n127.0.0.1 second\n127.0.0.1 third\n", "{done}");
 }
 
 #[test]

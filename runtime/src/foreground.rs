@@ -33,7 +33,8 @@ pub fn run(request: &Request) -> Result<i32, Error> {
     let spec = container::read_spec(&request.bundle)?;
     let failed = |error| Error::Io { doing: "copy the host's resolv.conf and hosts", source: error };
     fs_err::create_dir_all(&request.run_folder).map_err(failed)?;
-    HostFiles::follow(&request.run_folder.join("host")).map_err(failed)?;
+    let host_files = HostFiles::follow(&request.run_folder.join("host")).map_err(failed)?;
+    host_files.keep_following().map_err(failed)?;
     let create = Made::Create {
         bundle: request.bundle.clone(),
         run: request.run_folder.clone(),

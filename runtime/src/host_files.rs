@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::signal::{SigSet, SigmaskHow};
+use rustix::event::{PollFd, PollFlags};
 
 /// The files that are followed, all in `/etc`.
 pub const NAMES: [&str; 2] = ["resolv.conf", "hosts"];
@@ -30,6 +32,24 @@ impl HostFiles {
         files.watch_folders();
         files.copy_all()?;
         Ok(files)
+    }
+
+    /// Keeps the copies equal from now on, beside whatever this process does, until it ends.
+    ///
+    /// In a thread that gets no signal: those are for the thread that reads them. A supervisor, which has one thread,
+    /// has the descriptor in its loop instead.
+    pub(crate) fn keep_following(self) -> io::Result<()> {
+        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        let thread = std::thread::Builder::new().name("host files".to_owned()).spawn(move || {
+            loop {
+                let mut wait = [PollFd::new(&self.watch, PollFlags::IN)];
+                // OK to ignore failures: the copies are then as they were, which is no reason to end the command.
+                let _ = rustix::event::poll(&mut wait, None);
+                let _ = self.refresh();
+            }
+        });
+        before.thread_set_mask()?;
+        thread.map(drop)
     }
 
     /// Copies again what has changed, when the descriptor is readable.
