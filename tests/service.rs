@@ -131,6 +131,19 @@ fn a_restart_takes_the_new_configuration_and_goes_back_when_that_fails() {
 }
 
 #[test]
+fn a_restart_after_which_neither_serves_says_that_a_person_is_needed() {
+    let (host, port) = Host::with_busybox();
+    // Data is live, so what breaks there breaks the old generation as well.
+    host.configure_busybox(port, "[ ! -e /var/lib/busybox/broken ] || { echo broken data; exit 5; }");
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    host.write("opt/busybox/lib/broken", "");
+    host.opsrun(["restart", "busybox"]).fails(4, &["it exited with status 5", "broken data", "hint: "]);
+    assert_eq!(get(port, "/"), None);
+    assert_eq!(host.service("busybox")["state"], "stopped");
+    until("nothing of it is left", || host.left_over().is_empty());
+}
+
+#[test]
 fn a_service_whose_supervisor_died_serves_on_is_shown_as_such_and_can_be_stopped() {
     let (host, port) = Host::with_busybox();
     host.opsrun(["start", "busybox:1"]).succeeds();
