@@ -58,7 +58,7 @@ emptied() {
     i=0
     until rmdir "$cgroup"; do
         i=$((i + 1))
-        [ $i -lt 100 ] || return
+        [ "$i" -lt 100 ] || return
         sleep 0.1
     done
 }
