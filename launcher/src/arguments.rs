@@ -108,9 +108,34 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  opsrun doctor")]
     Doctor(Doctor),
 
+    /// Have a service started when the host starts
+    #[command(
+        long_about = "Have a service started when the host starts: by systemd where there is systemd, by `opsrun boot` \
+            elsewhere. It comes up with the release and generation that it had last. Services that are named by `after` \
+            in its settings come first.",
+        after_help = "Example:\n  opsrun enable keystone"
+    )]
+    Enable(ServiceOnly),
+    /// Have a service no longer started when the host starts
+    #[command(after_help = "Example:\n  opsrun disable keystone")]
+    Disable(ServiceOnly),
+    /// Start what is enabled, on a host without systemd
+    #[command(
+        long_about = "Start what is enabled, in the order that `after` in the services' settings gives, and take up \
+            what has lost its supervisor since the host started. For the start script of a host without systemd.",
+        after_help = "Example, in /etc/rc.local:\n  /usr/local/bin/opsrun boot"
+    )]
+    Boot,
+
     /// Hold one service: its supervisor
     #[command(hide = true)]
     Supervise {
+        /// As a unit of systemd's
+        #[arg(long)]
+        unit: bool,
+        /// Remove what is left of a service whose supervisor is gone
+        #[arg(long, conflicts_with = "unit")]
+        clear: bool,
         /// The service
         service: ServiceName,
     },

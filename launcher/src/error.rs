@@ -160,6 +160,15 @@ pub(crate) enum Error {
         /// What it runs.
         release: String,
     },
+    /// Services wait for each other.
+    #[error("these services come after each other in a circle: {}", .services.join(", "))]
+    Cycle {
+        /// Each comes after the next one, the last after the first.
+        services: Vec<String>,
+    },
+    /// `boot` has nothing to do here.
+    #[error("systemd starts what is enabled on this host")]
+    BootUnderSystemd,
     /// The host cannot run services.
     #[error("this host cannot run services: {missing} of what opsrun needs is missing")]
     Unfit {

@@ -61,6 +61,8 @@ pub(crate) fn hint(error: &Error) -> Option<String> {
                 format!("chgrp {gid} {0} && chmod {1:o} {0}", path.display(), mode | (mode & 0o500) >> 3)
             }
         }),
+        Error::Cycle { .. } => Some("take one of them out of an `after` in /etc/opsrun".into()),
+        Error::BootUnderSystemd => Some("systemctl list-units 'opsrun@*' shows what it started".into()),
         Error::NameTaken { .. } => Some("choose another --name, or leave it out".into()),
         Error::StillRunning { service, .. } => {
             Some(format!("opsrun stop {service}, or opsrun rm --force {service}"))
@@ -155,6 +157,7 @@ fn runtime(error: &runtime::Error) -> Option<String> {
             "it is looked for in the PATH of the image; a full path always works".into()
         }
         E::Container { .. } => "opsrun doctor".into(),
+        E::Systemd { unit, .. } => format!("systemctl status {unit}; journalctl -u {unit}"),
         E::Supervisor { service, .. } | E::SupervisorGone { service } => format!("opsrun status {service}"),
         _ => return None,
     };

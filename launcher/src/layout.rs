@@ -101,6 +101,11 @@ impl Layout {
         Ok(Self { root: Some(path) })
     }
 
+    /// Whether it is the host's own tree.
+    pub(crate) fn is_host(&self) -> bool {
+        self.root.is_none()
+    }
+
     fn at(&self, path: &str) -> PathBuf {
         self.root.as_deref().unwrap_or(Path::new("/")).join(path)
     }
@@ -156,6 +161,9 @@ impl Layout {
 
     /// The path of a one-shot container's cgroup. No service's begins so: an id of a service's container ends in `-gN`.
     pub(crate) fn run_cgroup(&self, id: &str) -> String {
+        if self.is_host() && runtime::systemd::is_running() {
+            return runtime::systemd::scoped(id, "run").display().to_string();
+        }
         self.cgroup(&format!("runs/{id}"))
     }
 

@@ -88,6 +88,8 @@ pub(crate) struct ServiceStatus {
     /// As in `ps`.
     #[serde(flatten)]
     pub service: Service,
+    /// Whether it is started when the host starts.
+    pub enabled: bool,
     /// How its last container ended.
     pub last_exit: Option<LastExit>,
     /// What went wrong last, outermost cause first.

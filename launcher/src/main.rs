@@ -81,8 +81,11 @@ fn perform(command: Command) -> Result<Exit, Error> {
             ConfigCommand::Init(arguments) => commands::config_init::config_init(&layout, &arguments),
         },
         Command::Doctor(arguments) => commands::doctor::doctor(&layout, &arguments),
-        Command::Supervise { service } => {
-            Ok(Exit::of_command(runtime::supervisor::run(&layout.service(&service))))
+        Command::Enable(arguments) => commands::enable::enable(&layout, arguments),
+        Command::Disable(arguments) => commands::enable::disable(&layout, arguments),
+        Command::Boot => commands::boot::boot(&layout),
+        Command::Supervise { unit, clear, service } => {
+            commands::supervise::supervise(&layout.service(&service), unit, clear)
         }
         Command::Create => Ok(Exit::of_command(runtime::create::run())),
         Command::Man { folder } => commands::texts::man(&folder),

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer};
 
 use crate::error::Error;
+use crate::service_name::ServiceName;
 use crate::settings_value::{ContainerPath, Entry, Port, SeccompChoice, SignalName, UrlPath};
 use crate::time_span::TimeSpan;
 
@@ -21,6 +22,8 @@ pub(crate) struct Settings {
     pub image: Option<String>,
     /// TCP ports the service listens on.
     pub ports: Option<Vec<Port>>,
+    /// Services that are started before this one when the host starts.
+    pub after: Option<Vec<ServiceName>>,
     /// Replaces the image's `CMD`.
     pub command: Option<Vec<String>>,
     /// Replaces the image's `ENTRYPOINT`.
@@ -187,6 +190,7 @@ impl Settings {
         Self {
             image: self.image.or(under.image),
             ports: self.ports.or(under.ports),
+            after: self.after.or(under.after),
             command: self.command.or(under.command),
             entrypoint: self.entrypoint.or(under.entrypoint),
             environment,
@@ -307,6 +311,7 @@ mod tests {
         let text = r#"
             image = "quay.io/openstack.kolla/keystone"
             ports = [5000, 35357]
+            after = ["mariadb", "memcached"]
             command = ["uwsgi", "--ini", "/etc/keystone/uwsgi.ini"]
             entrypoint = []
             user = "keystone:keystone"

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, statfs, unlinkat};
 use rustix::io::Errno;
 
+use crate::systemd;
+
 /// Where cgroups are mounted.
 pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
 /// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
@@ -88,8 +90,37 @@ impl Cgroup<'_> {
         self.open("")
     }
 
-    /// Kills every process in it, and in cgroups below it, and removes it. One that is not there is fine.
+    /// Makes it and moves this process there.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        let folder = self.make()?;
+        let processes = openat(&folder, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::io::write(&processes, b"0")?;
+        Ok(())
+    }
+
+    /// Kills every process in it, and in cgroups below it, and removes it. One that is not there is fine. Of a cgroup in a
+    /// scope all of the scope is cleared; the scope itself is systemd's, which removes it when it is empty.
     pub(crate) fn clear(&self) -> io::Result<()> {
+        if let Some(scope) = systemd::scope_of(&Path::new("/").join(&self.path)) {
+            return self.hierarchy.at(scope).empty();
+        }
+        self.empty()?;
+        match unlinkat(&self.hierarchy.root, &self.path, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // A parent that other services still use is not empty, and stays.
+        let mut parent = self.path.clone();
+        while parent.pop() && !parent.as_os_str().is_empty() {
+            if unlinkat(&self.hierarchy.root, &parent, AtFlags::REMOVEDIR).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills every process in it, and in cgroups below it, and removes those.
+    fn empty(&self) -> io::Result<()> {
         let Ok(folder) = self.open("") else { return Ok(()) };
         let deadline = Instant::now() + KILL_WAIT;
         loop {
@@ -111,15 +142,7 @@ impl Cgroup<'_> {
             let _ = rustix::event::poll(&mut wait, Some(&limit));
         }
         drop(folder);
-        self.remove_below(&self.path)?;
-        // A parent that other services still use is not empty, and stays.
-        let mut parent = self.path.clone();
-        while parent.pop() && !parent.as_os_str().is_empty() {
-            if unlinkat(&self.hierarchy.root, &parent, AtFlags::REMOVEDIR).is_err() {
-                break;
-            }
-        }
-        Ok(())
+        self.remove_below(&self.path)
     }
 
     /// Whether any process is in it or below it; false when it does not exist.
@@ -156,23 +179,25 @@ impl Cgroup<'_> {
     }
 
     fn remove_below(&self, path: &Path) -> io::Result<()> {
-        let folder = openat(
-            &self.hierarchy.root,
-            path,
-            OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let folder = match openat(&self.hierarchy.root, path, flags, Mode::empty()) {
+            // systemd was faster.
+            Err(Errno::NOENT) => return Ok(()),
+            opened => opened?,
+        };
         for entry in rustix::fs::Dir::read_from(&folder)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if entry.file_type() == rustix::fs::FileType::Directory && name != "." && name != ".." {
-                self.remove_below(&path.join(name))?;
+                let below = path.join(name);
+                self.remove_below(&below)?;
+                match unlinkat(&self.hierarchy.root, &below, AtFlags::REMOVEDIR) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
-        match unlinkat(&self.hierarchy.root, path, AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        Ok(())
     }
 
     fn open(&self, file: &str) -> io::Result<OwnedFd> {

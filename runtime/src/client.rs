@@ -3,19 +3,21 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::process::{Command as Program, Stdio};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Child, Command as Program, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
 
 use crate::container;
 use crate::control::{self, Answer, Command, Conversation};
 use crate::definition::Definition;
 use crate::error::{Error, Failure};
 use crate::folders::ServiceFolders;
-use crate::lock::{Lock, Tried};
+use crate::lock::Lock;
 use crate::port;
 use crate::record::{Record, State, Wanted};
-use crate::supervisor;
+use crate::{supervisor, systemd};
 
 /// A service that was started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,14 +59,85 @@ pub fn start(folders: &ServiceFolders, generation: u32) -> Result<Started, Error
             return Err(Error::PortTaken { port: *port, holder: holder.to_string() });
         }
     }
-    let mut supervisor = spawn_supervisor(folders)?;
-    let said = supervisor.say(&Command::Start { generation });
-    said.map_err(|error| Error::Io { doing: "talk to the supervisor", source: error })?;
-    match hear(&mut supervisor, folders)? {
+    let begin = Command::Start { generation };
+    let answer = if systemd::keeps(folders) {
+        start_unit(folders, &begin)?
+    } else {
+        ask(&mut spawn_supervisor(folders)?, &begin, folders)?
+    };
+    match answer {
         Answer::Healthy { pid } => {
             Ok(Started { generation, release: definition.release, pid, took: began.elapsed() })
         }
         other => Err(refusal(other, folders)),
+    }
+}
+
+/// Brings up again what the record says, and waits until it is healthy. On a failure the supervisor tries on.
+///
+/// # Errors
+/// As [`start`].
+pub fn resume(folders: &ServiceFolders) -> Result<Started, Error> {
+    let began = Instant::now();
+    let not_running = || Error::NotRunning { service: folders.name().to_owned() };
+    refuse_if_supervised(folders)?;
+    let record = Record::read(folders)?.ok_or_else(not_running)?;
+    match ask(&mut spawn_supervisor(folders)?, &Command::Resume, folders)? {
+        Answer::Healthy { pid } => {
+            Ok(Started { generation: record.generation, release: record.release, pid, took: began.elapsed() })
+        }
+        other => Err(refusal(other, folders)),
+    }
+}
+
+fn ask(supervisor: &mut Conversation, command: &Command, folders: &ServiceFolders) -> Result<Answer, Error> {
+    let said = supervisor.say(command);
+    said.map_err(|error| Error::Io { doing: "talk to the supervisor", source: error })?;
+    hear(supervisor, folders)
+}
+
+/// Has systemd start the service's unit. The supervisor that comes connects to a socket which waits for it: so it is told
+/// what to start, and its answer is as full as that of one in the background.
+fn start_unit(folders: &ServiceFolders, begin: &Command) -> Result<Answer, Error> {
+    let failed = |error| Error::Io { doing: "have systemd start the supervisor", source: error };
+    supervisor::make_private_folder(&folders.run).map_err(failed)?;
+    let place = folders.next();
+    let listener = control::listen(&place).map_err(failed)?;
+    let mut systemctl = systemd::begin_start(folders.name()).map_err(failed)?;
+    let come = await_supervisor(&listener, &mut systemctl);
+    drop(listener);
+    let _ = fs_err::remove_file(&place);
+    let Some(stream) = come.map_err(failed)? else {
+        let done = systemctl.wait_with_output().map_err(failed)?;
+        let (verb, unit) = ("start", systemd::unit(folders.name()));
+        return Err(Error::Systemd { verb, unit, source: systemd::complaint(&done.stderr) });
+    };
+    stream.set_nonblocking(false).map_err(failed)?;
+    let answer = ask(&mut Conversation::new(stream), begin, folders);
+    // systemd has the last word on what the unit is; only then do both say the same of it.
+    systemctl.wait_with_output().map_err(failed)?;
+    if !matches!(answer, Ok(Answer::Healthy { .. })) {
+        // Whoever asked hears why, and nothing has changed: the unit is as little failed as the service.
+        let _ = systemd::systemctl("reset-failed", folders.name());
+    }
+    answer
+}
+
+/// Waits for the supervisor, or for the end of the command that starts it, whichever comes first.
+fn await_supervisor(listener: &UnixListener, systemctl: &mut Child) -> io::Result<Option<UnixStream>> {
+    let pid = rustix::process::Pid::from_child(systemctl);
+    let ended = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+    let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
+    loop {
+        match rustix::event::poll(&mut fds, None) {
+            Err(rustix::io::Errno::INTR) => {}
+            polled => break polled.map(drop)?,
+        }
+    }
+    match listener.accept() {
+        Ok((stream, _)) => Ok(Some(stream)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -76,7 +149,13 @@ pub fn stop(folders: &ServiceFolders) -> Result<Stopped, Error> {
     let began = Instant::now();
     let not_running = || Error::NotRunning { service: folders.name().to_owned() };
     let record = Record::read(folders)?.ok_or_else(not_running)?;
-    let stopped = |began: Instant| Stopped { release: record.release.clone(), took: began.elapsed() };
+    let stopped = |began: Instant| {
+        if systemd::keeps(folders) {
+            // Until the unit is down too. What systemd says of one that is down already does not matter.
+            let _ = systemd::systemctl("stop", folders.name());
+        }
+        Stopped { release: record.release.clone(), took: began.elapsed() }
+    };
     match control::connect(&folders.control()) {
         Ok(stream) => {
             let mut supervisor = Conversation::new(stream);
@@ -88,6 +167,10 @@ pub fn stop(folders: &ServiceFolders) -> Result<Stopped, Error> {
             }
         }
         Err(_) => {
+            if systemd::keeps(folders) {
+                // It may be about to start a supervisor in place of one that died.
+                systemd::systemctl("stop", folders.name())?;
+            }
             refuse_if_supervised(folders)?;
             if record.process.is_none() && record.state == State::Stopped {
                 return Err(not_running());
@@ -119,12 +202,7 @@ fn refuse_if_supervised(folders: &ServiceFolders) -> Result<(), Error> {
 }
 
 fn clear_if_unsupervised(folders: &ServiceFolders) -> Result<(), Error> {
-    let tried = Lock::try_hold(&folders.lock())
-        .map_err(|error| Error::Io { doing: "lock the service", source: error })?;
-    match tried {
-        Tried::Held(_lock) => supervisor::clear_leftovers(folders),
-        Tried::By(holder) => Err(Error::Busy { service: folders.name().to_owned(), holder }),
-    }
+    supervisor::clear(folders)
 }
 
 /// A service that nobody supervises is down from now on because a person says so.

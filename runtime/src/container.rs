@@ -10,11 +10,12 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use oci_spec::runtime::Spec;
 
-use crate::channel::{Channel, Go, Report, Request};
+use crate::channel::{Channel, Go, Purpose, Report, Request};
 use crate::confine::is_missing;
 use crate::create::{CONTAINERS, ENGINE};
 use crate::error::{Error, Failure};
 use crate::record::Process;
+use crate::systemd;
 
 /// The program that is running: the throw-away process is the same one, even when the file was replaced since.
 const THIS_PROGRAM: &str = "/proc/self/exe";
@@ -56,10 +57,8 @@ impl Making {
             fs_err::create_dir_all(run.join(folder)).map_err(failed)?;
         }
         let (channel, far) = Channel::pair().map_err(failed)?;
-        let helper = Command::new(THIS_PROGRAM)
+        let helper = program(request)
             .arg("create")
-            // The environment of the caller of libcontainer must be UTF-8, and none of it is wanted.
-            .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(far))
             .stdout(Stdio::null())
@@ -147,6 +146,23 @@ fn cannot_execute(program: String, errno: Errno) -> Error {
     Error::Execute { program, missing: is_missing(errno), source: Failure::new(errno.desc()) }
 }
 
+/// The throw-away process's program, in a scope of its own when that is where the container belongs.
+///
+/// The environment of the caller of libcontainer must be UTF-8, and none of it is wanted.
+fn program(request: &Request) -> Command {
+    if let Request::Create { cgroup, purpose, run, .. } = request
+        && let Some(scope) = systemd::scope_of(cgroup)
+    {
+        // The program itself is looked for by systemd-run(1), whose own /proc/self/exe is another.
+        let this = format!("/proc/{}/exe", std::process::id());
+        let service = run.file_name().and_then(|name| name.to_str());
+        return systemd::in_scope(scope, service.filter(|_| *purpose == Purpose::Service), &this);
+    }
+    let mut program = Command::new(THIS_PROGRAM);
+    program.env_clear();
+    program
+}
+
 /// The container's id: the last part of its cgroup's path.
 pub(crate) fn id_of(cgroup: &Path) -> String {
     cgroup.file_name().map_or_else(|| "container".to_owned(), |name| name.to_string_lossy().into_owned())
@@ -193,11 +209,16 @@ impl Process {
         })
     }
 
+    /// Whether it was seen since this host was started.
+    #[must_use]
+    pub fn is_of_this_boot(&self) -> bool {
+        boot_id().is_ok_and(|id| id == self.boot_id)
+    }
+
     /// Whether this very process is still there, and no zombie.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        let same_boot = boot_id().is_ok_and(|id| id == self.boot_id);
-        same_boot && start_ticks(self.pid).is_ok_and(|ticks| ticks == self.start_ticks)
+        self.is_of_this_boot() && start_ticks(self.pid).is_ok_and(|ticks| ticks == self.start_ticks)
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) enum Command {
         /// Its number.
         generation: u32,
     },
+    /// Bring up again what the record says.
+    Resume,
     /// Stop the service.
     Stop,
 }

@@ -39,7 +39,7 @@ use crate::confine::Confinement;
 use crate::container::{id_of, read_spec};
 use crate::error::{Error, Failure};
 use crate::seccomp::Filter;
-use crate::{devices, trace};
+use crate::{devices, systemd, trace};
 
 /// The folder of a run folder in which libcontainer keeps its state.
 pub(crate) const CONTAINERS: &str = "containers";
@@ -97,6 +97,7 @@ fn create(
 ) -> Result<(), Error> {
     own_mounts(run)?;
     bundle.mount_root(purpose)?;
+    bundle.stand_aside()?;
     bundle.make_cgroup()?;
     if purpose == Purpose::Service {
         bundle.give_stdio(&stdio)?;
@@ -246,6 +247,15 @@ impl Bundle {
         mount(Some("overlay"), "../rootfs", Some("overlay"), MsFlags::empty(), Some(options.as_str()))
             .map_err(failed)?;
         nix::unistd::chdir("/").map_err(failed)
+    }
+
+    /// Leaves the cgroup of the scope for one beside the container's: one with processes of its own gives no controllers
+    /// to those below it (cgroups(7), "no internal processes").
+    fn stand_aside(&self) -> Result<(), Error> {
+        let Some(scope) = systemd::scope_of(&self.cgroup) else { return Ok(()) };
+        let failed = |error| Error::Io { doing: "make the container's scope", source: error };
+        let hierarchy = cgroup::Hierarchy::open().map_err(failed)?;
+        hierarchy.at(&scope.join("making")).enter().map_err(failed)
     }
 
     /// Makes the container's cgroup and attaches its device rules, both before a process is in it, so that there

@@ -128,6 +128,16 @@ pub enum Error {
         /// What it said.
         source: Failure,
     },
+    /// systemd could not do something with a unit.
+    #[error("systemd could not {verb} {unit}")]
+    Systemd {
+        /// What systemctl(1) was asked for.
+        verb: &'static str,
+        /// The unit.
+        unit: String,
+        /// What it said.
+        source: Failure,
+    },
     /// The supervisor went away while it was being talked to.
     #[error("the supervisor of {service} ended before it answered")]
     SupervisorGone {

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 /// ```text
 /// state/                     /var/lib/opsrun/services/NAME
 ///   record.json              the record: replaced whole
+///   enabled                  on a host without systemd: started at boot
 ///   generations/N/           an OCI bundle: config.json, conf/, lower/, upper/, work/, rootfs/
 /// run/                       /run/opsrun/NAME, gone at a reboot
 ///   lock                     held by the supervisor
 ///   control                  the supervisor's socket
+///   next                     the socket of a command that waits for a supervisor to come
 ///   host/                    the container's resolv.conf and hosts, following the host's
 ///   containers/              libcontainer's state
 /// log/                       /var/log/opsrun/NAME
@@ -57,6 +59,24 @@ impl ServiceFolders {
     #[must_use]
     pub fn control(&self) -> PathBuf {
         self.run.join("control")
+    }
+
+    /// The socket of a command that waits for the supervisor which systemd starts for it.
+    #[must_use]
+    pub fn next(&self) -> PathBuf {
+        self.run.join("next")
+    }
+
+    /// Whether it is a service of the host itself, and not of an `OPSRUN_ROOT`: no root can lie in these folders.
+    #[must_use]
+    pub fn is_of_host(&self) -> bool {
+        self.state.starts_with("/var/lib/opsrun/services")
+    }
+
+    /// Whether a host without systemd starts the service at boot: there or not.
+    #[must_use]
+    pub fn enabled(&self) -> PathBuf {
+        self.state.join("enabled")
     }
 
     /// The container's copies of the host's `resolv.conf` and `hosts`.

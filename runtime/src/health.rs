@@ -56,6 +56,11 @@ impl Prober {
         }
     }
 
+    /// Another container, in another cgroup, is to be probed from now on.
+    pub(crate) fn moved_to(&mut self, cgroup: &Path) {
+        cgroup.clone_into(&mut self.cgroup);
+    }
+
     /// Probes once after so many milliseconds.
     pub(crate) fn probe_after(&mut self, milliseconds: u64, now: Instant) {
         let extra = match self.check.probe {

@@ -43,6 +43,7 @@ mod replace;
 mod seccomp;
 pub mod status;
 pub mod supervisor;
+pub mod systemd;
 mod terminal;
 mod trace;
 

@@ -15,7 +15,7 @@
 
 use crate::definition::{Definition, Probe, RestartPolicy};
 use crate::error::Failure;
-use crate::record::{Health, State, Wanted};
+use crate::record::{self, Health, State, Wanted};
 
 /// While a service starts it is probed this often, milliseconds, if its interval is not shorter still.
 const START_PROBE_INTERVAL_MS: u64 = 100;
@@ -38,6 +38,10 @@ pub(crate) struct Life {
     failures_in_a_row: u32,
     restarts: u32,
     last_failure: Option<Failure>,
+    /// Whether somebody waits for it to be up again, and is to hear of the first failure.
+    resuming: bool,
+    /// What is wanted once it has ended as asked for.
+    wanted_then: Wanted,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,8 +67,14 @@ enum End {
 pub(crate) enum Event {
     /// A person wants it up.
     Start,
+    /// It is up already, proven healthy by a supervisor that died.
+    Adopted,
+    /// It is to be up again: it was proven healthy before the host or its supervisor went down.
+    Resume,
     /// A person wants it down.
     Stop,
+    /// The host goes down: it ends, and is still wanted.
+    Halt,
     /// Its container exists and waits.
     Created,
     /// Its program was executed.
@@ -128,14 +138,42 @@ impl Life {
             failures_in_a_row: 0,
             restarts: 0,
             last_failure: None,
+            resuming: false,
+            wanted_then: Wanted::Down,
         }
+    }
+
+    /// The same with the restarts that were counted before.
+    pub(crate) fn with_restarts(self, restarts: u32) -> Self {
+        Self { restarts, ..self }
     }
 
     /// What becomes of it when `event` happens at `now`, and what is to be done, in this order.
     #[must_use]
     pub(crate) fn step(mut self, event: Event, now: Millis) -> (Self, Vec<Action>) {
+        let event = match event {
+            Event::Stop => {
+                self.wanted_then = Wanted::Down;
+                Event::Stop
+            }
+            Event::Halt => {
+                self.wanted_then = Wanted::Up;
+                Event::Stop
+            }
+            event => event,
+        };
         let actions = match (self.phase.clone(), event) {
             (Phase::Down, Event::Start) => self.create(),
+            (Phase::Down, Event::Resume) => {
+                self.proven = true;
+                self.resuming = true;
+                self.create()
+            }
+            (Phase::Down, Event::Adopted) => {
+                self.proven = true;
+                self.phase = Phase::Running { since: now };
+                self.probe_again()
+            }
             (Phase::Creating, Event::Created) => vec![Action::Go],
             (Phase::Creating, Event::Executed) => {
                 self.phase = Phase::Starting;
@@ -202,6 +240,7 @@ impl Life {
             Ok(()) => {
                 self.phase = Phase::Running { since: now };
                 self.proven = true;
+                self.resuming = false;
                 let mut actions = vec![Action::Deadline(None)];
                 actions.extend(self.probe_again());
                 actions.push(Action::Report(Outcome::Healthy));
@@ -279,6 +318,9 @@ impl Life {
             ]);
             return actions;
         }
+        if std::mem::take(&mut self.resuming) {
+            actions.push(Action::Report(Outcome::StartFailed(failure.clone())));
+        }
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         if self.failures_in_a_row >= self.rules.restart.crash_loop_failures {
             self.phase = Phase::Ended(End::CrashLoop);
@@ -300,7 +342,7 @@ impl Life {
     }
 
     fn stopped(&mut self) -> Vec<Action> {
-        self.phase = Phase::Ended(End::Stopped { wanted: Wanted::Down });
+        self.phase = Phase::Ended(End::Stopped { wanted: self.wanted_then });
         vec![Action::Deadline(None), Action::Report(Outcome::Stopped), Action::End]
     }
 
@@ -336,7 +378,8 @@ impl Life {
     /// Whether a person wants it up.
     pub(crate) fn wanted(&self) -> Wanted {
         match &self.phase {
-            Phase::Stopping | Phase::Ended(End::Stopped { wanted: Wanted::Down }) => Wanted::Down,
+            Phase::Stopping => self.wanted_then,
+            Phase::Ended(End::Stopped { wanted }) => *wanted,
             _ => Wanted::Up,
         }
     }
@@ -361,6 +404,7 @@ impl Life {
 /// The end of a process as a sentence without a subject.
 fn ended_with(status: i32) -> String {
     match status {
+        record::STATUS_UNSEEN => "it ended after its supervisor had died, so how is not known".to_owned(),
         129..=192 => {
             let number = status - 128;
             let name = nix::sys::signal::Signal::try_from(number)

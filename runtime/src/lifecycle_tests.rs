@@ -171,10 +171,42 @@ fn failing_probes_show_as_unhealthy_and_one_success_ends_it() {
     assert_eq!(run(rules(), &events).0.health(), Health::Healthy);
 }
 
+#[test]
+fn what_the_host_takes_down_is_still_wanted() {
+    let mut events = healthy();
+    events.extend([Event::Halt, Event::Exited(0)]);
+    let (life, _) = run(rules(), &events);
+    assert_eq!((life.state(), life.wanted()), (State::Stopped, Wanted::Up));
+}
+
+#[test]
+fn what_was_proven_before_is_tried_again_and_who_waits_hears_of_the_first_failure() {
+    let no = || Event::NotMade(Failure::new("no"));
+    let (life, actions) = run(rules(), &[Event::Resume, no()]);
+    assert!(actions.iter().any(|action| matches!(action, Action::Report(Outcome::StartFailed(_)))));
+    assert_eq!((life.state(), life.start_failed()), (State::BackingOff, false));
+    let (life, _) = life.step(Event::Deadline, 100_000);
+    let (life, actions) = life.step(no(), 100_001);
+    assert!(!actions.iter().any(|action| matches!(action, Action::Report(_))));
+    assert_eq!(life.state(), State::BackingOff);
+}
+
+#[test]
+fn what_runs_already_is_watched_from_then_on() {
+    let (life, actions) = run(rules(), &[Event::Adopted]);
+    assert!(matches!(actions[..], [Action::Probe(_)]), "{actions:?}");
+    assert_eq!((life.state(), life.health()), (State::Running, Health::Healthy));
+    let (life, actions) = life.step(Event::Exited(crate::record::STATUS_UNSEEN), 9000);
+    assert_eq!(life.state(), State::BackingOff);
+    assert!(actions.contains(&Action::Clear));
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         Just(Event::Start),
         Just(Event::Stop),
+        Just(Event::Halt),
+        Just(Event::Resume),
         Just(Event::Created),
         Just(Event::Executed),
         Just(Event::NotMade(Failure::new("no"))),

@@ -133,6 +133,15 @@ pub fn close_from(first: u32) {
     unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
 }
 
+/// Owns a descriptor that this process was started with.
+///
+/// To be called once for a number, and only for what whoever started this process says it has handed over.
+pub fn take_inherited(number: u32) -> OwnedFd {
+    let number = RawFd::try_from(number).unwrap_or(RawFd::MAX);
+    // SAFETY: no other owner of it is in this process, which got it over execve(2).
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
 /// Marks every descriptor from `first` on as closed on exec (close_range(2), `CLOSE_RANGE_CLOEXEC`, Linux 5.11).
 pub fn close_on_exec_from(first: u32) {
     // SAFETY: it changes a flag of descriptors and no memory.

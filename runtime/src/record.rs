@@ -92,6 +92,33 @@ pub enum Health {
     Unhealthy,
 }
 
+impl State {
+    /// As the record has it.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::BackingOff => "backing off",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::CrashLoop => "crash loop",
+        }
+    }
+}
+
+impl Health {
+    /// As the record has it.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
 /// A process, told apart from one that has got its number since.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -105,6 +132,9 @@ pub struct Process {
     /// Its cgroup, as a path below the cgroup v2 mount.
     pub cgroup: String,
 }
+
+/// The status of a process that was no child of who saw it end.
+pub(crate) const STATUS_UNSEEN: i32 = -1;
 
 /// How a container ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

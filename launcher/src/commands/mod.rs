@@ -1,8 +1,10 @@
 //! One file for each command: it looks up, has things done in their order, and has the outcome said.
 //! None of them prints by itself, and none knows libcontainer or layers.
 
+pub(crate) mod boot;
 pub(crate) mod config_init;
 pub(crate) mod doctor;
+pub(crate) mod enable;
 pub(crate) mod exec;
 pub(crate) mod images;
 pub(crate) mod inspect;
@@ -16,6 +18,7 @@ pub(crate) mod run;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod supervise;
 pub(crate) mod texts;
 
 use std::time::{SystemTime, UNIX_EPOCH};

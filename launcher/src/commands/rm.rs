@@ -4,7 +4,7 @@
 use runtime::client;
 
 use crate::arguments::Rm;
-use crate::commands::look;
+use crate::commands::{enable, look};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::layout::Layout;
@@ -28,6 +28,7 @@ pub(crate) fn rm(layout: &Layout, arguments: Rm) -> Result<Exit, Error> {
             Err(error) => return Err(error.into()),
         }
     }
+    enable::forget(&folders, &service)?;
     // The record last but for its folder: a removal that was cut short can be repeated, as `rm` still knows the name.
     for folder in [&folders.run, &folders.log, &folders.generations(), &folders.state] {
         match fs_err::remove_dir_all(folder) {

@@ -4,6 +4,7 @@
 use bundles::store::Store;
 use runtime::client::{self, Started};
 use runtime::record::{Record, State};
+use runtime::systemd;
 
 use crate::arguments::Start;
 use crate::error::Error;
@@ -54,6 +55,9 @@ pub(crate) fn new_generation(
 /// # Errors
 /// [`Error::Runtime`].
 pub(crate) fn serve(layout: &Layout, service: &ServiceName, candidate: Candidate) -> Result<Started, Error> {
+    if layout.is_host() && systemd::is_running() && !systemd::is_installed() {
+        print::warning(sentence::NO_UNIT);
+    }
     let started = client::start(&layout.service(service), candidate.number())?;
     if let Err(error) = candidate.keep() {
         // The service is up, so the command has done what it was asked for.

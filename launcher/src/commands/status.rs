@@ -5,6 +5,7 @@ use runtime::definition::{Definition, Probe};
 use runtime::status::Status as Looked;
 
 use crate::arguments::Status;
+use crate::commands::enable::is_enabled;
 use crate::commands::{look, now_ms};
 use crate::drift::{self, Change, ChangeKind};
 use crate::error::Error;
@@ -57,6 +58,7 @@ pub(crate) fn describe(layout: &Layout, name: &ServiceName, looked: &Looked) -> 
     Ok(ServiceStatus {
         version: VERSION,
         service: Service::of(looked, now_ms()),
+        enabled: is_enabled(&folders),
         last_exit: record.last_exit.map(Into::into),
         last_failure: record.last_failure.as_ref().map(|failure| failure.causes.clone()),
         definition: generation::read(&generation).map(|made| made.definition),
@@ -75,6 +77,7 @@ fn render(status: &ServiceStatus, looked: &Looked, now_ms: u64) -> String {
     if let (Some(process), Some(uptime_s)) = (service.process, service.uptime_s) {
         lines.push(("process", format!("{process}, up {}", span(uptime_s * 1000))));
     }
+    lines.push(("at boot", if status.enabled { "started" } else { "not started" }.to_owned()));
     lines.push(("restarts", service.restarts.to_string()));
     if !service.ports.is_empty() {
         let ports: Vec<String> = service.ports.iter().map(ToString::to_string).collect();
@@ -172,6 +175,7 @@ mod tests {
         let status = ServiceStatus {
             version: VERSION,
             service: Service::of(&looked, 61_000),
+            enabled: state == State::Running,
             last_exit: looked.record.last_exit.map(Into::into),
             last_failure: looked.record.last_failure.clone().map(|failure| failure.causes),
             definition: Some(decide(subject, &Settings::default(), &listed, &facts).unwrap()),

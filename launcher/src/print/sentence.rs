@@ -16,6 +16,20 @@ pub(crate) fn stopped(service: &str, release: &str, took_ms: u64) -> String {
     format!("{service} {release} is stopped ({})", seconds(took_ms))
 }
 
+/// `enable`.
+pub(crate) fn enabled(service: &str) -> String {
+    format!("{service} is started when this host starts")
+}
+
+/// `disable`.
+pub(crate) fn disabled(service: &str) -> String {
+    format!("{service} is no longer started when this host starts")
+}
+
+/// `start`, on a host whose systemd does not know opsrun.
+pub(crate) const NO_UNIT: &str = "systemd does not know opsrun here: the service runs in the background of this session, \
+     and ends with it where systemd is told to end sessions; `scripts/install` makes it a unit";
+
 /// `rm`.
 pub(crate) fn removed_service(service: &str, kept: Option<&Path>) -> String {
     match kept {

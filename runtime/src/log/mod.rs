@@ -12,9 +12,11 @@
 //! `P` says that the line goes on in the next record of the same stream. The time is the one at which opsrun read the
 //! line, in UTC.
 
+mod journal;
 mod reader;
 mod writer;
 
+pub use journal::Journal;
 pub use reader::{Options, read};
 pub use writer::{Drained, LogWriter};
 

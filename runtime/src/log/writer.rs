@@ -14,7 +14,7 @@ use chrono::{SecondsFormat, Utc};
 use fs_err::os::unix::fs::OpenOptionsExt;
 use rustix::io::Errno;
 
-use super::{Record, Stream, encode};
+use super::{Journal, Record, Stream, encode};
 use crate::error::Error;
 
 /// A longer line is cut into pieces of this many bytes, as other container runtimes do.
@@ -54,6 +54,7 @@ pub struct LogWriter {
     dropped_why: Option<io::Error>,
     tail: VecDeque<Vec<u8>>,
     buffer: Vec<u8>,
+    journal: Option<Journal>,
 }
 
 #[derive(Debug, Default)]
@@ -84,7 +85,14 @@ impl LogWriter {
             dropped_why: None,
             tail: VecDeque::new(),
             buffer: vec![0; READ_BYTES],
+            journal: None,
         })
+    }
+
+    /// The same, with every line handed to the host's journal too.
+    #[must_use]
+    pub fn with_journal(self, journal: Option<Journal>) -> Self {
+        Self { journal, ..self }
     }
 
     /// Takes what an output holds, without waiting, up to a bound; the descriptor must be non-blocking. What was begun
@@ -179,6 +187,9 @@ impl LogWriter {
     fn record(&mut self, time: &str, stream: Stream, full: bool, text: &[u8], continued: bool) {
         encode(&mut self.batch, &Record { time: time.as_bytes(), stream, full, text });
         self.batch_records += 1;
+        if let Some(journal) = &self.journal {
+            journal.line(stream, text);
+        }
         if continued {
             return;
         }

@@ -18,6 +18,7 @@ use crate::lifecycle::{Action, Event, Outcome};
 use crate::log::Stream;
 use crate::os;
 use crate::record::{Exit, Process, State};
+use crate::systemd;
 
 impl Supervisor {
     pub(super) fn act(&mut self, action: Action) {
@@ -47,8 +48,17 @@ impl Supervisor {
 
     fn make(&mut self) {
         let Some(running) = &mut self.running else { return };
+        if self.folders.is_of_host() && systemd::is_running() {
+            self.scopes += 1;
+            let attempt = format!("{}-{}", std::process::id(), self.scopes);
+            running.cgroup = systemd::scoped(&container::id_of(&running.cgroup), &attempt);
+            running.prober.moved_to(&running.cgroup);
+        }
         match begin_making(running, &self.folders) {
-            Ok(making) => running.making = Some(making),
+            Ok(making) => {
+                running.making = Some(making);
+                self.keep_output();
+            }
             Err(error) => self.events.push_back(Event::NotMade(Failure::of(&error))),
         }
     }
@@ -125,6 +135,7 @@ impl Supervisor {
                 running.record.last_exit = Some(Exit { at_ms: now_unix_ms(), status: status.1 });
             }
         }
+        running.adopted = None;
         running.record.process = None;
         running.record.started_at_ms = None;
         for (stream, pipe) in running.output.drain(..) {

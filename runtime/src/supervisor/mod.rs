@@ -13,6 +13,7 @@
 //! A failing disk or system call never ends the loop while the service runs: it is noted in the supervisor's log.
 
 mod actions;
+mod adopt;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -35,9 +36,10 @@ use crate::health::Prober;
 use crate::host_files::HostFiles;
 use crate::lifecycle::{Event, Life};
 use crate::lock::{Lock, Tried};
-use crate::log::{Drained, LogWriter, Stream};
+use crate::log::{Drained, Journal, LogWriter, Stream};
 use crate::os;
 use crate::record::{self, Exit, Record};
+use crate::systemd::{self, Stage, Unit};
 
 /// Clients at once; one more is turned away.
 const CLIENTS_MAX: usize = 32;
@@ -50,7 +52,7 @@ const STRAYS_MAX: usize = 16;
 #[must_use]
 pub fn run(folders: &ServiceFolders) -> i32 {
     let Ok(mut first) = take_first_client() else { return 1 };
-    match Supervisor::begin(folders) {
+    match Supervisor::begin(folders, None) {
         Ok(Begun::Supervisor(mut supervisor)) => {
             supervisor.clients.push(first);
             supervisor.supervise()
@@ -66,18 +68,64 @@ pub fn run(folders: &ServiceFolders) -> i32 {
     }
 }
 
+/// Runs the hidden command `supervise --unit`: this process is the service's unit of systemd's. It starts what a command
+/// that waits for it names, and otherwise what the record says.
+///
+/// Returns the exit status, as [`run`].
+///
+/// # Errors
+/// [`Error::Busy`], [`Error::NotRunning`] when the service was never started, [`Error::Io`].
+pub fn run_unit(folders: &ServiceFolders) -> Result<i32, Error> {
+    let failed = |error| Error::Io { doing: "begin to supervise", source: error };
+    let unit = Unit::of_this_process();
+    settle().map_err(failed)?;
+    let mut supervisor = match Supervisor::begin(folders, Some(unit))? {
+        Begun::Supervisor(supervisor) => supervisor,
+        Begun::Busy(holder) => return Err(Error::Busy { service: folders.name().to_owned(), holder }),
+    };
+    match control::connect(&folders.next()) {
+        Ok(stream) => {
+            stream.set_nonblocking(true).map_err(failed)?;
+            clear_leftovers(folders)?;
+            supervisor.clients.push(Conversation::new(stream));
+        }
+        // Nobody waits, or the one who did is gone.
+        Err(_) => supervisor.take_up()?,
+    }
+    Ok(supervisor.supervise())
+}
+
+/// Removes what is left of a service whose supervisor is gone for good.
+///
+/// # Errors
+/// [`Error::Busy`] when it has one, [`Error::Io`].
+pub fn clear(folders: &ServiceFolders) -> Result<(), Error> {
+    let tried = Lock::try_hold(&folders.lock())
+        .map_err(|error| Error::Io { doing: "lock the service", source: error })?;
+    match tried {
+        Tried::Held(_lock) => clear_leftovers(folders),
+        Tried::By(holder) => Err(Error::Busy { service: folders.name().to_owned(), holder }),
+    }
+}
+
 fn take_first_client() -> std::io::Result<Conversation> {
     // A login that ends takes its session along; a supervisor must not be part of it.
     let _ = nix::unistd::setsid();
     let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     let null = std::fs::File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
-    os::close_on_exec_from(3);
-    std::env::set_current_dir("/")?;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    settle()?;
     let stream = UnixStream::from(stdin);
     stream.set_nonblocking(true)?;
     Ok(Conversation::new(stream))
+}
+
+/// Nothing of who started this process shows in what it starts.
+fn settle() -> std::io::Result<()> {
+    os::close_on_exec_from(3);
+    std::env::set_current_dir("/")?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    Ok(())
 }
 
 enum Begun {
@@ -96,6 +144,8 @@ struct Running {
     host_files: Option<HostFiles>,
     making: Option<Making>,
     pid: Option<Pid>,
+    /// The end of a container whose parent was a supervisor that died.
+    adopted: Option<OwnedFd>,
     output: Vec<(Stream, OwnedFd)>,
     record: Record,
     /// The record as it is on disk, once it was written.
@@ -116,6 +166,10 @@ struct Supervisor {
     strays: VecDeque<(Pid, i32)>,
     began: Instant,
     ended: Option<i32>,
+    /// When this process is a unit of systemd's.
+    unit: Option<Unit>,
+    /// Scopes that were made.
+    scopes: u32,
 }
 
 /// What the loop waits for.
@@ -125,13 +179,14 @@ enum Source {
     Listener,
     Client(usize),
     Making,
+    Adopted,
     Probe,
     HostFiles,
     Output(usize),
 }
 
 impl Supervisor {
-    fn begin(folders: &ServiceFolders) -> Result<Begun, Error> {
+    fn begin(folders: &ServiceFolders, unit: Option<Unit>) -> Result<Begun, Error> {
         let failed = |doing| move |error: std::io::Error| Error::Io { doing, source: error };
         for folder in [&folders.state, &folders.log] {
             fs_err::create_dir_all(folder).map_err(failed("make the service's folders"))?;
@@ -141,7 +196,9 @@ impl Supervisor {
             Tried::Held(lock) => lock,
             Tried::By(holder) => return Ok(Begun::Busy(holder)),
         };
-        clear_leftovers(folders)?;
+        if unit.is_none() || adopt::adoptable(folders)?.is_none() {
+            clear_leftovers(folders)?;
+        }
         let listener = control::listen(&folders.control()).map_err(failed("make the supervisor's socket"))?;
         let mut wanted = SigSet::empty();
         for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT] {
@@ -163,6 +220,8 @@ impl Supervisor {
             strays: VecDeque::new(),
             began: Instant::now(),
             ended: None,
+            unit,
+            scopes: 0,
         })))
     }
 
@@ -171,6 +230,7 @@ impl Supervisor {
             while let Some(event) = self.events.pop_front() {
                 self.happen(event);
             }
+            self.tell_unit();
             if let Some(status) = self.ended {
                 return status;
             }
@@ -222,6 +282,9 @@ impl Supervisor {
         if let Some(making) = &running.making {
             awaited.push((Source::Making, making.as_fd(), PollFlags::IN));
         }
+        if let Some(pidfd) = &running.adopted {
+            awaited.push((Source::Adopted, pidfd.as_fd(), PollFlags::IN));
+        }
         if let Some((fd, flags)) = running.prober.waits_for() {
             awaited.push((Source::Probe, fd, flags));
         }
@@ -239,7 +302,9 @@ impl Supervisor {
             self.deadline.map(|at| Duration::from_millis(at.saturating_sub(self.now()).saturating_add(1)));
         let probe = self.running.as_ref().and_then(|running| running.prober.wakes_at());
         let probe = probe.map(|at| at.saturating_duration_since(Instant::now()));
-        [deadline, probe].into_iter().flatten().min()
+        let unit = self.unit.as_ref().and_then(Unit::wakes_at);
+        let unit = unit.map(|at| at.saturating_duration_since(Instant::now()));
+        [deadline, probe, unit].into_iter().flatten().min()
     }
 
     fn serve(&mut self, source: Source) {
@@ -248,6 +313,7 @@ impl Supervisor {
             Source::Listener => self.accept(),
             Source::Client(index) => self.listen_to(index),
             Source::Making => self.continue_making(),
+            Source::Adopted => self.adopted_ended(),
             Source::Probe => self.turn_probe(true),
             Source::HostFiles => {
                 let files = self.running.as_ref().and_then(|running| running.host_files.as_ref());
@@ -291,7 +357,14 @@ impl Supervisor {
                     Some(Answer::Refused(Failure::of(&error)))
                 }
             },
-            (Command::Start { .. }, Some(running)) => {
+            (Command::Resume, None) => match self.take_up() {
+                Ok(()) => None,
+                Err(error) => {
+                    self.ended = Some(1);
+                    Some(Answer::Refused(Failure::of(&error)))
+                }
+            },
+            (Command::Start { .. } | Command::Resume, Some(running)) => {
                 Some(Answer::AlreadyRunning { release: running.definition.release.clone() })
             }
             (Command::Stop, Some(_)) => {
@@ -312,7 +385,11 @@ impl Supervisor {
         let before = Record::read(&self.folders)?;
         let host_files = HostFiles::follow(&self.folders.host_files())
             .map_err(|error| Error::Io { doing: "copy the host's resolv.conf and hosts", source: error })?;
-        let log = LogWriter::open(&self.folders.output(generation))?;
+        let journal = self
+            .folders
+            .is_of_host()
+            .then(|| Journal::open(&definition.service, &definition.release, definition.generation));
+        let log = LogWriter::open(&self.folders.output(generation))?.with_journal(journal.flatten());
         let life = Life::new(definition.clone());
         let cgroup = container::cgroup_of(&spec).to_owned();
         Ok(Running {
@@ -326,6 +403,7 @@ impl Supervisor {
             host_files: Some(host_files),
             making: None,
             pid: None,
+            adopted: None,
             output: Vec::new(),
             written: None,
             before,
@@ -366,7 +444,7 @@ impl Supervisor {
             let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
             match Signal::try_from(number) {
                 Ok(Signal::SIGCHLD) => {}
-                Ok(_) => self.events.push_back(Event::Stop),
+                Ok(_) => self.events.push_back(self.asked_to_end()),
                 Err(_) => {}
             }
         }
@@ -426,6 +504,35 @@ impl Supervisor {
         }
     }
 
+    /// What a signal to end means. It is nobody's wish that the service be down when the whole host goes down; without
+    /// systemd that is the only one who sends it.
+    fn asked_to_end(&self) -> Event {
+        match &self.unit {
+            Some(_) if !systemd::is_stopping() => Event::Stop,
+            _ => Event::Halt,
+        }
+    }
+
+    fn tell_unit(&mut self) {
+        let Some(unit) = &mut self.unit else { return };
+        let Some(running) = &self.running else { return };
+        let state = running.life.state();
+        let stage = match state {
+            record::State::Running => Stage::Up,
+            record::State::Starting | record::State::BackingOff => Stage::Starting,
+            record::State::Stopping | record::State::Stopped | record::State::CrashLoop => Stage::Stopping,
+        };
+        let mut status =
+            format!("{} {}: {}", running.definition.service, running.definition.release, state.text());
+        if state == record::State::Running {
+            status = format!("{status}, {}", running.life.health().text());
+        }
+        if let (false, Some(failure)) = (state == record::State::Running, running.life.last_failure()) {
+            status = format!("{status}; {failure}");
+        }
+        unit.tell(stage, &status);
+    }
+
     /// One line in the supervisor's own log.
     fn note(&self, text: &str) {
         use std::io::Write;
@@ -449,7 +556,7 @@ pub(crate) fn clear_leftovers(folders: &ServiceFolders) -> Result<(), Error> {
     record.write(folders)
 }
 
-fn make_private_folder(folder: &std::path::Path) -> std::io::Result<()> {
+pub(crate) fn make_private_folder(folder: &std::path::Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     if let Some(parent) = folder.parent() {
         fs_err::create_dir_all(parent)?;
