@@ -51,6 +51,23 @@ pub(crate) enum Command {
     /// Remove images, and the layers that no other image needs
     #[command(after_help = "Example:\n  opsrun rmi keystone:zed")]
     Rmi(Rmi),
+    /// Remove the images and layers that nothing needs any more
+    #[command(
+        long_about = "Remove the images and layers that nothing needs any more: images that have lost their name to a \
+            newer one and that no generation of a service and no running container uses, and layers of no image. What \
+            has a name goes by `opsrun rmi`.",
+        after_help = "Examples:\n  opsrun prune --dry-run\n  opsrun prune"
+    )]
+    Prune(Prune),
+    /// Check every image and layer against what was recorded when it was loaded
+    #[command(
+        long_about = "Check every image and layer against what was recorded when it was loaded, and name each file that \
+            was changed, is missing or was added. Ends with status 1 when something is broken. With --repair what is \
+            broken is removed, so that loading the image again brings it back; what a service or a command runs from is \
+            never touched.",
+        after_help = "Examples:\n  opsrun fsck\n  opsrun fsck --repair && opsrun load keystone-zed.tar"
+    )]
+    Fsck(Fsck),
     /// Start a service and wait until it is healthy
     #[command(
         long_about = "Start a service and wait until it is healthy. When it does not become healthy it is stopped \
@@ -188,6 +205,26 @@ pub(crate) struct Rmi {
     /// Images, by name and tag or by id
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<Reference>,
+}
+
+/// `prune`
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// Only say what would be removed
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub form: Form,
+}
+
+/// `fsck`
+#[derive(Debug, Args)]
+pub(crate) struct Fsck {
+    /// Remove what is broken, so that loading the image again brings it back
+    #[arg(long)]
+    pub repair: bool,
+    #[command(flatten)]
+    pub form: Form,
 }
 
 /// `start`

@@ -175,6 +175,14 @@ pub(crate) enum Error {
         /// How many facts.
         missing: usize,
     },
+    /// The store has broken images or layers; each was listed already.
+    #[error("{broken} in the store {}", if *.broken == 1 { "is broken" } else { "are broken" }, broken = counted(*.broken, *.in_use))]
+    StoreBroken {
+        /// How many things.
+        broken: usize,
+        /// Whether these are left after a repair, because they are in use.
+        in_use: bool,
+    },
     /// Of several things that were asked for, some could not be done; each was said already.
     #[error("{failed} of {asked} failed")]
     Some {
@@ -211,6 +219,12 @@ pub(crate) enum Error {
         /// Why the old one failed.
         back: Box<Error>,
     },
+}
+
+/// As in "2 things in the store are broken".
+fn counted(broken: usize, in_use: bool) -> String {
+    let things = if broken == 1 { "thing" } else { "things" };
+    format!("{broken} {things}{}", if in_use { " that a service or a command runs from" } else { "" })
 }
 
 /// What a service must be able to do with a file or folder.

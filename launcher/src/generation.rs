@@ -131,6 +131,18 @@ pub(crate) fn read(generation: &Path) -> Option<Made> {
     })
 }
 
+/// The ids of the images of all generations that a service keeps. One that cannot be read cannot be started either.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn images(folders: &ServiceFolders) -> Result<Vec<String>, Error> {
+    if !folders.generations().exists() {
+        return Ok(Vec::new());
+    }
+    let made = numbers(folders)?.into_iter().filter_map(|number| read(&folders.generation(number)));
+    Ok(made.map(|made| made.definition.image_id).collect())
+}
+
 /// The numbers that are taken, ascending.
 fn numbers(folders: &ServiceFolders) -> Result<Vec<u32>, Error> {
     let failed = |error| Error::io("list the generations of the service", error);

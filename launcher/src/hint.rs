@@ -13,6 +13,12 @@ pub(crate) fn hint(error: &Error) -> Option<String> {
         Error::Runtime(error) => runtime(error),
         Error::Io { source, .. } => system(source),
         Error::Output { .. } | Error::Some { .. } | Error::Unfit { .. } => None,
+        Error::StoreBroken { in_use: false, .. } => {
+            Some("opsrun fsck --repair, then load the images again".into())
+        }
+        Error::StoreBroken { in_use: true, .. } => {
+            Some("stop what runs from it, then: opsrun fsck --repair, and load the images again".into())
+        }
         // sudo drops the variable unless it is told.
         Error::NotRoot { command, root: Some(root) } => {
             Some(format!("sudo {ROOT_VARIABLE}={} {command}", root.display()))
@@ -100,7 +106,7 @@ fn bundles(error: &bundles::Error) -> Option<String> {
         E::NameForSeveral { .. } => "leave out --tag: each image then keeps its own name".into(),
         E::StoreNewer { .. } => "use the opsrun that wrote it, or a newer one".into(),
         E::StoreCorrupt { .. } | E::StoreMissing { .. } => {
-            "remove the image with `opsrun rmi` and load it again".into()
+            "`opsrun fsck` says what is broken; with --repair it makes room for loading it again".into()
         }
         E::NoImage { .. } => "`opsrun images` lists what is loaded".into(),
         E::AmbiguousImage { have, .. } => format!("type one of: {}", have.join(", ")),

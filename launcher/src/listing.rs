@@ -164,6 +164,10 @@ pub(crate) struct Image {
     pub loaded_at: String,
     /// What its layers take unpacked; layers are shared between images.
     pub size_bytes: u64,
+    /// How much of that is in layers that other images have, too.
+    pub shared_bytes: u64,
+    /// How much of that only this image has: what removing it frees.
+    pub unique_bytes: u64,
     /// Its layers, the bottom one first.
     pub layers: Vec<Layer>,
 }
@@ -175,6 +179,70 @@ pub(crate) struct Layer {
     pub diff_id: String,
     /// What it takes unpacked.
     pub size_bytes: u64,
+}
+
+/// `prune --json`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Pruned {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Whether nothing was removed because of `--dry-run`.
+    pub dry_run: bool,
+    /// Ids of the images.
+    pub images: Vec<String>,
+    /// The layers.
+    pub layers: Vec<Layer>,
+    /// What the layers take.
+    pub size_bytes: u64,
+}
+
+/// `fsck --json`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Checked {
+    /// [`VERSION`].
+    pub version: u32,
+    /// How many images there are.
+    pub images: usize,
+    /// How many layers there are.
+    pub layers: usize,
+    /// How many files were compared.
+    pub files: u64,
+    /// How many bytes of them were read.
+    pub read_bytes: u64,
+    /// What is broken.
+    pub broken: Vec<Broken>,
+}
+
+/// Something that is broken.
+#[derive(Debug, Serialize)]
+pub(crate) struct Broken {
+    /// `image`, `layer`, `names` or `stranger`.
+    pub kind: &'static str,
+    /// Its digest, or the name of a stranger.
+    pub id: Option<String>,
+    /// What is wrong with the whole of it.
+    pub reason: Option<String>,
+    /// Files that are wrong, the first ones.
+    pub files: Vec<BrokenFile>,
+    /// How many more there are.
+    pub files_unnamed: u64,
+    /// The images that need it.
+    pub images: Vec<String>,
+    /// `removed`, `in-use`, or null when no repair was asked for.
+    pub repair: Option<&'static str>,
+    /// Who uses it.
+    pub in_use_by: Option<String>,
+}
+
+/// A file that is wrong.
+#[derive(Debug, Serialize)]
+pub(crate) struct BrokenFile {
+    /// Its path in the layer.
+    pub path: String,
+    /// `changed`, `missing`, `extra` or `unreadable`.
+    pub difference: &'static str,
+    /// In what it was changed, or why it cannot be read.
+    pub detail: Option<String>,
 }
 
 /// `inspect IMAGE`.

@@ -11,6 +11,7 @@ mod error;
 mod exit;
 mod generation;
 mod hint;
+mod image_users;
 mod layout;
 mod listing;
 mod mounts;
@@ -67,6 +68,8 @@ fn perform(command: Command) -> Result<Exit, Error> {
         Command::Load(arguments) => commands::load::load(&layout, arguments),
         Command::Images(arguments) => commands::images::images(&layout, &arguments),
         Command::Rmi(arguments) => commands::rmi::rmi(&layout, &arguments),
+        Command::Prune(arguments) => commands::prune::prune(&layout, &arguments),
+        Command::Fsck(arguments) => commands::fsck::fsck(&layout, &arguments),
         Command::Start(arguments) => commands::start::start(&layout, arguments),
         Command::Stop(arguments) => commands::stop::stop(&layout, arguments),
         Command::Restart(arguments) => commands::restart::restart(&layout, arguments),

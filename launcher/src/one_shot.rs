@@ -93,21 +93,30 @@ impl Drop for OneShot {
 /// # Errors
 /// [`Error::Io`].
 pub(crate) fn user_of(layout: &Layout, image_id: &str) -> Result<Option<String>, Error> {
-    let failed = |error| Error::io("look for containers that use the image", error);
+    Ok(users(layout)?.into_iter().find(|(image, _)| image == image_id).map(|(_, id)| id))
+}
+
+/// The images that one-shot containers use, and the ids of these containers.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn users(layout: &Layout) -> Result<Vec<(String, String)>, Error> {
+    let failed = |error| Error::io("look for containers that use an image", error);
     let entries = match fs_err::read_dir(layout.runs()) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed(error)),
     };
+    let mut users = Vec::new();
     for entry in entries {
         let entry = entry.map_err(failed)?;
-        let uses = fs_err::read(entry.path().join(IMAGE)).is_ok_and(|id| id == image_id.as_bytes());
+        let Ok(image) = fs_err::read_to_string(entry.path().join(IMAGE)) else { continue };
         // One that can be locked is a dead one's, or gone by now.
-        if uses && lock(&entry.path(), FlockOperation::NonBlockingLockShared).is_err() {
-            return Ok(entry.file_name().into_string().ok());
+        if lock(&entry.path(), FlockOperation::NonBlockingLockShared).is_err() {
+            users.push((image, entry.file_name().to_string_lossy().into_owned()));
         }
     }
-    Ok(None)
+    Ok(users)
 }
 
 /// Removes the places that nobody holds.

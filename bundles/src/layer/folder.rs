@@ -190,7 +190,7 @@ impl Folder {
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
                 Err(error) => return Err(failed("set the times of a folder")(error)),
             };
-            if inode(&folder)? != pending.inode {
+            if inode(&*folder)? != pending.inode {
                 // Something else has taken its place since.
                 continue;
             }
@@ -359,8 +359,9 @@ fn open_folder(parent: &OwnedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
-fn inode(folder: &OwnedFd) -> Done<u64> {
-    rustix::fs::fstat(folder).map(|stat| stat.st_ino).map_err(failed("look at a folder"))
+/// The number by which the file system knows something.
+pub(super) fn inode(it: &impl AsFd) -> Done<u64> {
+    rustix::fs::fstat(it).map(|stat| stat.st_ino).map_err(failed("look at it"))
 }
 
 fn is_whiteout(stat: &Stat) -> bool {

@@ -4,13 +4,14 @@
 //! ```text
 //! thread:  blob ─▶ hash ─▶ decompress ─▶ parts ─┐          (stream.rs, compression.rs)
 //! caller:                  tar entries ◀─ hash ◀┘          (stream.rs, unpack.rs)
-//!                             └─▶ files below one folder   (folder.rs)
+//!                             └─▶ files below one folder   (folder.rs), and what they are (inventory.rs)
 //! ```
 //! Nothing is believed before both hashes are right, so what is written must be harmless until then: it lies below
 //! one folder, and every path is resolved by the kernel as if that were the root.
 
 pub(crate) mod compression;
 mod folder;
+pub(crate) mod inventory;
 mod stream;
 mod unpack;
 
@@ -23,12 +24,14 @@ use stream::Verdict;
 use unpack::Trouble;
 
 /// What a layer turned out to hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Unpacked {
     /// Bytes of its regular files, holes included, hard links counted once.
     pub(crate) bytes: u64,
     /// Its entries.
     pub(crate) entries: u64,
+    /// The digest of each file's content.
+    pub(crate) contents: inventory::Contents,
 }
 
 /// Unpacks a layer into an empty folder and checks its digests. On an error the folder's content is worthless.

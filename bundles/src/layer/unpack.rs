@@ -9,8 +9,10 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::FileType;
 
 use super::Unpacked;
-use super::folder::{Attributes, Failure, Folder};
+use super::folder::{self, Attributes, Failure, Folder};
+use super::inventory::Contents;
 use super::stream::Hopeless;
+use crate::digest::{Digest, Hasher};
 use crate::tape::{Entry, Fault, Kind, Segment, Skip, Tape};
 
 /// Begins the names by which a layer says that something of the layers below is gone (image-spec, layer.md).
@@ -42,18 +44,24 @@ impl Hopeless for Trouble {
 pub(super) fn entries<S: Skip>(source: S, into: OwnedFd, trash: OwnedFd) -> Result<Unpacked, Trouble> {
     let mut folder = Folder::new(into, trash).map_err(|failure| from_failure(b"", failure))?;
     let mut tape = Tape::new(source);
-    let mut unpacked = Unpacked { bytes: 0, entries: 0 };
+    let mut unpacked = Unpacked { bytes: 0, entries: 0, contents: Contents::new() };
     while let Some(entry) = tape.next().map_err(from_fault)? {
         unpacked.entries += 1;
         // Holes cost nothing, so this is not bounded by the disk.
-        unpacked.bytes = unpacked.bytes.saturating_add(one(&mut tape, &entry, &mut folder)?);
+        unpacked.bytes =
+            unpacked.bytes.saturating_add(one(&mut tape, &entry, &mut folder, &mut unpacked.contents)?);
     }
     folder.finish().map_err(|failure| from_failure(b"", failure))?;
     Ok(unpacked)
 }
 
 /// Unpacks one entry; how many bytes its file has.
-fn one<S: Skip>(tape: &mut Tape<S>, entry: &Entry, folder: &mut Folder) -> Result<u64, Trouble> {
+fn one<S: Skip>(
+    tape: &mut Tape<S>,
+    entry: &Entry,
+    folder: &mut Folder,
+    contents: &mut Contents,
+) -> Result<u64, Trouble> {
     let refuse = |reason: &str| Trouble::Entry { entry: shown(&entry.name), reason: reason.to_owned() };
     let failed = |failure: Failure| from_failure(&entry.name, failure);
     let path = clean(&entry.name).map_err(refuse)?;
@@ -77,7 +85,13 @@ fn one<S: Skip>(tape: &mut Tape<S>, entry: &Entry, folder: &mut Folder) -> Resul
         Kind::Folder => folder.folder(&path, &attributes).map_err(failed)?,
         Kind::File { real_size, sparse } => {
             let file = folder.file(&path).map_err(failed)?;
-            write(tape, &file, *real_size, sparse.as_deref(), entry)?;
+            let digest = write(tape, &file, *real_size, sparse.as_deref(), entry)?;
+            let inode = folder::inode(&file).map_err(failed)?;
+            // The number may have been one's that this layer had before and replaced.
+            match digest {
+                Some(digest) => contents.insert(inode, digest),
+                None => contents.remove(&inode),
+            };
             Folder::finish_file(&file, &attributes).map_err(failed)?;
             return Ok(*real_size);
         }
@@ -126,16 +140,18 @@ fn whiteout(entry: &Entry, parent: &[u8], name: &[u8], folder: &mut Folder) -> R
     }
 }
 
-/// Writes a file's data; where a sparse one has holes, nothing.
+/// Writes a file's data; where a sparse one has holes, nothing. The digest of the content, unless the file is sparse:
+/// its holes may be longer than anything that can be hashed.
 fn write<S: Skip>(
     tape: &mut Tape<S>,
     file: &File,
     real_size: u64,
     sparse: Option<&[Segment]>,
     entry: &Entry,
-) -> Result<(), Trouble> {
+) -> Result<Option<Digest>, Trouble> {
     let failed = |error: io::Error| from_failure(&entry.name, ("write it".to_owned(), error));
     let whole = [Segment { offset: 0, bytes: real_size }];
+    let mut hasher = Hasher::default();
     for segment in sparse.unwrap_or(&whole) {
         let mut done = 0;
         while done < segment.bytes {
@@ -146,6 +162,9 @@ fn write<S: Skip>(
                 return Err(Trouble::Ends { entry: shown(&entry.name) });
             }
             file.write_all_at(&part[..count], segment.offset + done).map_err(failed)?;
+            if sparse.is_none() {
+                hasher.take(&part[..count]);
+            }
             tape.consume(count);
             done += count as u64;
         }
@@ -153,8 +172,9 @@ fn write<S: Skip>(
     if sparse.is_some() {
         // A hole at the end is made by nothing else.
         file.set_len(real_size).map_err(failed)?;
+        return Ok(None);
     }
-    Ok(())
+    Ok(Some(hasher.finish()))
 }
 
 /// A path without leading, doubled and trailing slashes, and without `.`; one with `..` is nobody's honest path.

@@ -2,7 +2,8 @@
 //! Does not know what layers and archives look like inside.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::records::{ImageRecord, LayerRecord, Tags};
@@ -11,6 +12,7 @@ use crate::archive::{self, Findings, Found, FoundLayer, Platform, Source};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layer;
+use crate::layer::inventory::{self, Contents};
 use crate::reference::Reference;
 
 impl Store {
@@ -113,7 +115,8 @@ impl Work<'_> {
         disk::create_folder(&folder, 0o755)?;
         disk::create_folder(&root, 0o755)?;
         let unpacked = layer::unpack(layer, disk::open_folder(&root)?, disk::open_folder(&trash)?, progress)?;
-        LayerRecord::new(layer.diff_id, unpacked.bytes, unpacked.entries).write(&folder)?;
+        let files = list_files(&root, &unpacked.contents, &folder.join(LayerRecord::FILES))?;
+        LayerRecord::new(layer.diff_id, unpacked.bytes, unpacked.entries, files).write(&folder)?;
         // The next layer's may get the same names.
         disk::empty(&trash)?;
         self.layers.push(layer.diff_id);
@@ -180,6 +183,13 @@ impl Work<'_> {
     fn images_folder(&self) -> PathBuf {
         self.folder.join("images")
     }
+}
+
+/// Writes down what a layer holds, to be compared with later; the digest of that list.
+fn list_files(root: &Path, contents: &Contents, list: &Path) -> Result<Digest> {
+    let failed = |error| Error::io(format!("write {}", list.display()), error);
+    let file = File::create_new(list).map_err(failed)?;
+    inventory::write(disk::open_folder(root)?, contents, &file).map_err(failed)
 }
 
 fn now_ms() -> u64 {

@@ -9,7 +9,8 @@
 //! images/sha256/HEX/config.json   the image's configuration, byte for byte; HEX is its digest, Docker's IMAGE ID
 //!                   image.json    its manifest's digest, its layers, when it was loaded
 //! layers/sha256/HEX/root/         a layer as overlayfs takes it; HEX is its diff id, the digest of the plain tar
-//!                   layer.json    its size
+//!                   layer.json    its size, and the digest of:
+//!                   files.gz      each of its files with all that is known of it, by which `check` tells what has changed
 //! tmp/                            what is being made or removed; emptied by whoever gets the lock
 //! ```
 //! Images and layers are made in `tmp`, brought to disk together, and renamed to where they belong; after that they
@@ -25,13 +26,17 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::reference::Reference;
 
+mod check;
 mod disk;
 mod load;
 mod lock;
+mod prune;
 mod records;
 mod remove;
 
+pub use check::{Broken, Checked, Difference, FILES_NAMED_MAX, Repair, Subject};
 pub use lock::Held;
+pub use prune::Unneeded;
 use records::{ImageRecord, LayerRecord, Tags};
 pub use remove::Removed;
 

@@ -47,17 +47,22 @@ impl ImageRecord {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct LayerRecord {
     version: u32,
-    diff_id: Digest,
+    pub(super) diff_id: Digest,
     /// The length of its files.
     pub(super) bytes: u64,
     entries: u64,
+    /// The digest of the list of its files; none if it was unpacked before there were such lists.
+    #[serde(default)]
+    pub(super) files: Option<Digest>,
 }
 
 impl LayerRecord {
     pub(super) const FILE: &str = "layer.json";
+    /// The list of the layer's files.
+    pub(super) const FILES: &str = "files.gz";
 
-    pub(super) fn new(diff_id: Digest, bytes: u64, entries: u64) -> Self {
-        Self { version: VERSION, diff_id, bytes, entries }
+    pub(super) fn new(diff_id: Digest, bytes: u64, entries: u64, files: Digest) -> Self {
+        Self { version: VERSION, diff_id, bytes, entries, files: Some(files) }
     }
 
     /// The record in a layer's folder; nothing if there is none.
@@ -90,7 +95,7 @@ impl Tags {
     /// The names in a store; none if it has no list of them yet.
     pub(super) fn read(store: &Path) -> Result<Self> {
         let path = store.join(Self::FILE);
-        let tags = parse::<Self>(&path)?.unwrap_or(Self { version: VERSION, tags: BTreeMap::new() });
+        let tags = parse::<Self>(&path)?.unwrap_or_else(Self::none);
         for (name, tag) in &tags.tags {
             let is_right = tag.written.parse().is_ok_and(|written: Reference| written.to_string() == *name);
             if !is_right {
@@ -117,6 +122,21 @@ impl Tags {
     pub(super) fn commit(folder: &Path, store: &Path) -> Result<()> {
         disk::rename(&folder.join(Self::FILE), &store.join(Self::FILE))?;
         disk::sync_folder(store)
+    }
+
+    /// No names at all.
+    pub(super) fn none() -> Self {
+        Self { version: VERSION, tags: BTreeMap::new() }
+    }
+
+    /// All names and what they mean.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Digest)> {
+        self.tags.iter().map(|(name, tag)| (name.as_str(), tag.image))
+    }
+
+    /// Takes the names of all other images away.
+    pub(super) fn retain(&mut self, keep: impl Fn(Digest) -> bool) {
+        self.tags.retain(|_, tag| keep(tag.image));
     }
 
     pub(super) fn names_of(&self, image: Digest) -> Vec<Reference> {

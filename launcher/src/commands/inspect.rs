@@ -5,7 +5,7 @@ use bundles::reference::Reference;
 use bundles::store::Store;
 
 use crate::arguments::{Inspect, InspectKind};
-use crate::commands::images;
+use crate::commands::images::Sharing;
 use crate::commands::status::describe;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -47,6 +47,7 @@ pub(crate) fn inspect(layout: &Layout, arguments: &Inspect) -> Result<Exit, Erro
         let (origin, document) = (image.title(), "the image's configuration".to_owned());
         bundles::Error::Document { origin, document, source }
     })?;
-    print::json(&InspectedImage { version: VERSION, image: images::describe(&image), configuration })?;
+    let image = Sharing::of(&store.images()?).describe(&image);
+    print::json(&InspectedImage { version: VERSION, image, configuration })?;
     Ok(Exit::Done)
 }

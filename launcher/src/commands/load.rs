@@ -5,7 +5,7 @@ use bundles::archive::Source;
 use bundles::store::{LoadOptions, Store};
 
 use crate::arguments::Load;
-use crate::commands::images::describe;
+use crate::commands::images::Sharing;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::layout::Layout;
@@ -27,7 +27,9 @@ pub(crate) fn load(layout: &Layout, arguments: Load) -> Result<Exit, Error> {
     let unpacked = bar.unpacked;
     drop(bar);
     if arguments.form.json {
-        print::json(&Loaded { version: VERSION, images: images.iter().map(describe).collect() })?;
+        let sharing = Sharing::of(&store.images()?);
+        let images = images.iter().map(|image| sharing.describe(image)).collect();
+        print::json(&Loaded { version: VERSION, images })?;
         return Ok(Exit::Done);
     }
     for image in &images {

@@ -154,7 +154,7 @@ fn last_output(error: &Error) -> Option<&[String]> {
 }
 
 /// The text without what could move a terminal's cursor or change its colours: images and services choose some of it.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let shown =
         |character: char| if character.is_control() && character != '\t' { '\u{fffd}' } else { character };
     text.chars().map(shown).collect()

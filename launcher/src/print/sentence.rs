@@ -71,6 +71,25 @@ pub(crate) fn removed_image(name: &str, layers: usize, size_bytes: u64) -> Strin
     format!("{name} is removed, with {layers} layer{plural} ({})", bytes(size_bytes))
 }
 
+/// `prune`, when all is done, or with `dry_run` what would be.
+pub(crate) fn pruned(images: usize, layers: usize, size_bytes: u64, dry_run: bool) -> String {
+    if images == 0 && layers == 0 {
+        return "nothing is unneeded".to_owned();
+    }
+    let count = |count: usize, of: &str| format!("{count} {of}{}", if count == 1 { "" } else { "s" });
+    let counts = [(images, "image"), (layers, "layer")].into_iter().filter(|(number, _)| *number > 0);
+    let what = counts.map(|(number, of)| count(number, of)).collect::<Vec<_>>().join(" and ");
+    let verb = if dry_run { "would be removed" } else { "removed" };
+    format!("{what} {verb} ({})", bytes(size_bytes))
+}
+
+/// `fsck`, when all is done.
+pub(crate) fn checked(images: usize, layers: usize, files: u64, size_bytes: u64) -> String {
+    let count = |count: u64, of: &str| format!("{count} {of}{}", if count == 1 { "" } else { "s" });
+    let [images, layers] = [(images, "image"), (layers, "layer")].map(|(n, of)| count(n as u64, of));
+    format!("{images}, {layers} and {} checked ({})", count(files, "file"), bytes(size_bytes))
+}
+
 /// Who uses an image when it is no service.
 pub(crate) fn one_shot(id: &str) -> String {
     format!("the container {id}, in which a command runs")
@@ -115,6 +134,10 @@ mod tests {
                 layers_unpacked(4),
                 untagged("keystone:zed", "keystone:latest"),
                 removed_image("keystone:zed", 1, 312_400_000),
+                pruned(1, 2, 312_400_000, true),
+                pruned(0, 1, 4_096, false),
+                pruned(0, 0, 0, false),
+                checked(1, 2, 30_000, 812_400_000),
             ]
             .join("\n")
         );
