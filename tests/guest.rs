@@ -1,0 +1,103 @@
+//! What can only be shown on a real host: each test boots one of its own (scripts/guest) and runs a script of tests/guest in
+//! it. What the script checks is in the script.
+
+#![allow(missing_docs)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use support::{Done, done, image};
+
+/// One at a time: a guest has a processor of its own to itself, or what is timed in it says nothing.
+static GUEST: Mutex<()> = Mutex::new(());
+
+struct Guest {
+    options: Vec<String>,
+    folder: tempfile::TempDir,
+}
+
+impl Guest {
+    /// A guest of a kind whose scripts find these images beside them.
+    fn new(options: &[&str], images: &[&str]) -> Self {
+        let folder = tempfile::Builder::new().prefix("opsrun-guest-").tempdir().expect("a folder");
+        let guest = Self { options: options.iter().map(ToString::to_string).collect(), folder };
+        let here = tree().join("tests/guest");
+        for entry in std::fs::read_dir(here).expect("tests/guest").flatten() {
+            std::fs::copy(entry.path(), guest.folder.path().join(entry.file_name())).expect("copy a script");
+        }
+        // As scripts/install finds them: the tree's scripts folder around it.
+        let scripts = guest.folder.path().join("scripts");
+        std::fs::create_dir_all(scripts.join("systemd")).expect("a folder");
+        for file in ["install", "systemd/opsrun@.service", "systemd/opsrun.slice"] {
+            std::fs::copy(tree().join("scripts").join(file), scripts.join(file)).expect("copy a script");
+        }
+        std::fs::write(guest.folder.path().join("install"), "#!/bin/sh\nexec sh scripts/install \"$@\"\n")
+            .expect("write");
+        set_executable(&guest.folder.path().join("install"));
+        for name in images {
+            std::fs::copy(image(name), guest.folder.path().join(name)).expect("copy an image");
+        }
+        guest
+    }
+
+    /// The same, on a disk that the next run boots again.
+    fn that_keeps_its_disk(mut self) -> Self {
+        self.options.extend(["--keep".to_owned(), self.folder.path().join(".disk").display().to_string()]);
+        self
+    }
+
+    /// Boots it, runs a script and prints what that said.
+    fn run(&self, script: &str, arguments: &[&str]) -> Done {
+        let _one = GUEST.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut command = Command::new(tree().join("scripts/guest"));
+        command.arg("run").args(&self.options).arg(self.folder.path().join(script)).args(arguments);
+        command.env("OPSRUN_BINARY", env!("CARGO_BIN_EXE_opsrun"));
+        let done = done(command);
+        println!("{}", done.stdout);
+        done.succeeds();
+        assert!(done.stdout.contains("\nok "), "the script checked nothing: {done}");
+        done
+    }
+}
+
+fn tree() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn set_executable(file: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755)).expect("make it executable");
+}
+
+#[test]
+fn opsrun_and_systemd_257_agree_whatever_is_done_to_a_service() {
+    Guest::new(&["--debian", "trixie"], &["busybox-1.tar"]).run("systemd.sh", &[]);
+}
+
+#[test]
+fn opsrun_and_systemd_252_agree_whatever_is_done_to_a_service() {
+    Guest::new(&["--debian", "bookworm"], &["busybox-1.tar"]).run("systemd.sh", &[]);
+}
+
+#[test]
+fn a_host_with_busybox_and_the_program_is_enough() {
+    Guest::new(&["--minimal"], &["busybox-1.tar"]).run("minimal.sh", &[]);
+}
+
+#[test]
+fn keystone_answers_by_itself_after_a_reboot_with_systemd() {
+    let guest =
+        Guest::new(&["--debian", "trixie", "--memory", "2G"], &["keystone-zed.tar"]).that_keeps_its_disk();
+    guest.run("keystone.sh", &[]);
+    guest.run("rebooted.sh", &["keystone", "5000", "/v3"]);
+}
+
+#[test]
+fn keystone_answers_by_itself_after_a_reboot_without_systemd() {
+    let guest = Guest::new(&["--minimal", "--memory", "2G"], &["keystone-zed.tar"]).that_keeps_its_disk();
+    guest.run("keystone.sh", &[]);
+    guest.run("rebooted.sh", &["keystone", "5000", "/v3"]);
+}

@@ -1,0 +1,88 @@
+#!/bin/sh
+# Inside a Debian guest: opsrun and systemctl do the same to a service and agree on it afterwards; nothing that is done to
+# a supervisor's unit touches its container.
+set -eu
+# shellcheck source=tests/guest/shell.sh
+. ./shell.sh
+unit=opsrun@web.service
+active() { systemctl is-active --quiet "$unit"; }
+failed() { systemctl is-failed --quiet "$unit"; }
+wanted() { is "$(sed -n 's/.*"wanted": "\(.*\)".*/\1/p' /var/lib/opsrun/services/web/record.json)" "$1"; }
+cgroup_of() { cut -d : -f 3 "/proc/$1/cgroup"; }
+scopes() { find /sys/fs/cgroup/opsrun.slice -type d -name '*.scope' | wc -l; }
+
+OPSRUN_BINARY=/usr/local/bin/opsrun check "install" ./install
+check "load" opsrun load busybox-1.tar
+web_service web 8080
+
+check "opsrun start" opsrun start web:1
+check "the unit is up when the command returns" active
+check "the unit is of no login session" test "$(cgroup_of "$(supervisor web)")" = "/system.slice/system-opsrun.slice/$unit"
+case $(cgroup_of "$(process web)") in
+/opsrun.slice/opsrun-web-g1-*.scope/web-g1) echo "ok the container has a scope of its own" ;;
+*) check "the container has a scope of its own" false ;;
+esac
+check "its status says release and health" sh -c "systemctl status $unit | grep -q 'Status: \"web 1: running, healthy'"
+check "exec" sh -c 'opsrun exec web cat /proc/self/cgroup | grep -q opsrun.slice'
+
+container=$(process web)
+first=$(supervisor web)
+check "daemon-reload" systemctl daemon-reload
+check "it touches nothing" is "$(process web) $(supervisor web)" "$container $first"
+check "kill -9 of the supervisor" systemctl kill -s KILL "$unit"
+other_supervisor() { second=$(supervisor web) && [ -n "$second" ] && [ "$second" != "$first" ] && active; }
+check "another one comes" until_true 20 other_supervisor
+check "and the container runs on" is "$(process web)" "$container"
+check "which answers" answers 8080 /
+check "there is one" is "$(scopes)" 1
+kill -9 "$container"
+again() { now=$(process web) && [ -n "$now" ] && [ "$now" != "$container" ] && [ "$(state web)" = running ]; }
+check "the new supervisor notices the end of what it took over" until_true 30 again
+
+check "systemctl restart" systemctl restart "$unit"
+check "is running again" is "$(state web)" running
+check "in one container" is "$(scopes)" 1
+check "systemctl stop" systemctl stop "$unit"
+check "opsrun agrees" is "$(state web)" stopped
+check "and knows that it is wanted so" wanted down
+check "nothing is left" until_true 5 none_left
+check "systemctl start" systemctl start "$unit"
+check "opsrun agrees that it runs" is "$(state web)" running
+check "what it wrote is in the journal" until_true 5 sh -c 'journalctl -q SERVICE=web RELEASE=1 | grep -q .'
+
+check "opsrun restart" opsrun restart web
+check "the unit is up after it" active
+check "a new generation" is "$(column web 8)" 2
+check "opsrun stop" opsrun stop web
+check "the unit is down" fails active
+check "and not failed" fails failed
+
+cp /opt/web/conf/busybox.conf good.conf
+echo 'echo "no database" >&2; exit 3' >> /opt/web/conf/busybox.conf
+check "a start in vain fails" sh -c '! opsrun start web 2> said'
+check "with the reason" grep -q "exited with status 3" said
+check "and the service's own words" grep -q "no database" said
+check "changes nothing" is "$(column web 8) $(state web)" "2 stopped"
+check "leaves no failed unit" fails failed
+cp good.conf /opt/web/conf/busybox.conf
+
+check "start for the crash loop" opsrun start web
+# The generation's copy is what runs: from the next start on it ends at once.
+for conf in /var/lib/opsrun/services/web/generations/*/conf/busybox.conf; do echo 'exit 3' >> "$conf"; done
+kill -9 "$(process web)"
+check "a crash loop fails the unit" until_true 60 failed
+check "and opsrun says so" is "$(state web)" crash-loop
+check "nothing of it is left" until_true 5 none_left
+check "it is started again by hand" opsrun start web
+
+check "enable" opsrun enable web
+check "systemd knows" systemctl is-enabled --quiet "$unit"
+check "opsrun shows it" sh -c 'opsrun status web | grep -q "at boot.*started"'
+check "disable" opsrun disable web
+check "systemd knows that too" fails systemctl is-enabled --quiet "$unit"
+check "run" sh -c 'opsrun run --rm busybox:1 cat /proc/self/cgroup | grep -q "opsrun.slice/opsrun-run"'
+
+round() { opsrun start web && opsrun stop web; }
+check "stop" opsrun stop web
+for number in 1 2 3; do check "round $number" round; done
+check "nothing is left after it" until_true 5 none_left
