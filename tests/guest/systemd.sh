@@ -72,10 +72,22 @@ for conf in /var/lib/opsrun/services/web/generations/*/conf/busybox.conf; do ech
 kill -9 "$(process web)"
 check "a crash loop fails the unit" until_true 60 failed
 check "and opsrun says so" is "$(state web)" crash-loop
+check "systemctl status says why" sh -c "systemctl status $unit | grep -q 'Status: .*crash loop; it failed 3 times in a row'"
 check "nothing of it is left" until_true 5 none_left
 check "it is started again by hand" opsrun start web
 
+check "stop for a slow start" opsrun stop web
+mkdir -p "/run/systemd/system/$unit.d"
+printf '[Service]\nTimeoutStartSec=3\n' > "/run/systemd/system/$unit.d/short.conf"
+systemctl daemon-reload
+echo 'sleep 8' >> /opt/web/conf/busybox.conf
+check "a slow start takes the time it needs" opsrun start web
+cp good.conf /opt/web/conf/busybox.conf
+
+echo 'after = ["database"]' | cat - /etc/opsrun/web.toml > web.toml
+cp web.toml /etc/opsrun/web.toml
 check "enable" opsrun enable web
+check "in the order that its settings give" sh -c "systemctl show --property After $unit | grep -q opsrun@database.service"
 check "systemd knows" systemctl is-enabled --quiet "$unit"
 check "opsrun shows it" sh -c 'opsrun status web | grep -q "at boot.*started"'
 check "disable" opsrun disable web
