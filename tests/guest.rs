@@ -90,14 +90,16 @@ fn a_host_with_busybox_and_the_program_is_enough() {
 #[test]
 fn keystone_answers_by_itself_after_a_reboot_with_systemd() {
     let guest =
-        Guest::new(&["--debian", "trixie", "--memory", "2G"], &["keystone-zed.tar"]).that_keeps_its_disk();
+        Guest::new(&["--debian", "trixie", "--memory", "2G", "--timeout", "900"], &["keystone-zed.tar"])
+            .that_keeps_its_disk();
     guest.run("keystone.sh", &[]);
     guest.run("rebooted.sh", &["keystone", "5000", "/v3"]);
 }
 
 #[test]
 fn keystone_answers_by_itself_after_a_reboot_without_systemd() {
-    let guest = Guest::new(&["--minimal", "--memory", "2G"], &["keystone-zed.tar"]).that_keeps_its_disk();
+    let guest = Guest::new(&["--minimal", "--memory", "2G", "--timeout", "900"], &["keystone-zed.tar"])
+        .that_keeps_its_disk();
     guest.run("keystone.sh", &[]);
     guest.run("rebooted.sh", &["keystone", "5000", "/v3"]);
 }

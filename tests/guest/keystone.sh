@@ -12,9 +12,15 @@ fi
 check "load" opsrun load keystone-zed.tar
 check "config init" opsrun config init keystone
 sed -i 's|^\[database\]$|&\nconnection = sqlite:////var/lib/keystone/keystone.db|' /opt/keystone/conf/keystone.conf
-mkdir -p /etc/opsrun
+# As `keystone-manage fernet_setup` makes them, which takes half a minute here.
+keys=/opt/keystone/conf/fernet-keys
+mkdir -p $keys /etc/opsrun
+for key in 0 1; do head -c 32 /dev/urandom | base64 | tr '+/' '-_' > $keys/$key; done
+chown -R 42425:42425 $keys
+chmod 700 $keys
+chmod 600 $keys/*
 # One processor, which also does the host's work.
-printf 'health = { check = "http", path = "/v3", timeout = "20s", start_timeout = "200s" }\n' > /etc/opsrun/keystone.toml
+printf 'health = { check = "http", path = "/v3", timeout = "20s", start_timeout = "10m" }\n' > /etc/opsrun/keystone.toml
 check "db_sync" opsrun run --rm keystone:zed keystone-manage db_sync
 check "start" opsrun start keystone:zed
 check "it answers" answers 5000 /v3
