@@ -92,6 +92,9 @@ pub struct BundleRequest {
     pub annotations: BTreeMap<String, String>,
     /// The container's control group: absolute, ends with the container's id.
     pub cgroup: String,
+    /// Its limits: file of the control group (cgroup v2) and what is written to it. They go into
+    /// `linux.resources.unified` as they are.
+    pub limits: BTreeMap<String, String>,
 }
 
 /// Which system calls a container may make.
@@ -145,6 +148,7 @@ impl BundleRequest {
             capabilities_drop: Vec::new(),
             annotations: BTreeMap::new(),
             cgroup: cgroup.into(),
+            limits: BTreeMap::new(),
         }
     }
 }

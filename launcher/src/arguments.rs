@@ -7,6 +7,7 @@ use bundles::reference::Reference;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::limits::Limits;
 use crate::mounts::Volume;
 use crate::service_name::{ServiceName, ServiceRelease, parse_release};
 
@@ -87,6 +88,13 @@ pub(crate) enum Command {
         after_help = "Example:\n  opsrun restart keystone"
     )]
     Restart(ServiceOnly),
+    /// Change the limits of a running service, without a restart
+    #[command(
+        long_about = "Change the limits of a running service, without a restart. They stay with its generation, and \
+            with what `restart` makes of it; `start` takes those of the settings again.",
+        after_help = "Examples:\n  opsrun update keystone --memory 1g\n  opsrun update keystone --cpus 1.5 --pids-limit 300"
+    )]
+    Update(Update),
     /// Forget a service: its record, generations and logs; /opt/NAME stays
     #[command(after_help = "Examples:\n  opsrun rm keystone\n  opsrun rm --force keystone")]
     Rm(Rm),
@@ -238,7 +246,7 @@ pub(crate) struct Start {
 }
 
 /// What `start` and `run` have in common
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct More {
     /// Mount a file or folder of the host: HOST:CONTAINER or HOST:CONTAINER:ro
     #[arg(short, long = "volume", value_name = "HOST:CONTAINER[:ro]")]
@@ -246,6 +254,8 @@ pub(crate) struct More {
     /// Set a variable, or pass on the one that is set here
     #[arg(short, long = "env", value_name = "NAME[=VALUE]", value_parser = parse_variable)]
     pub environment: Vec<(String, String)>,
+    #[command(flatten)]
+    pub limits: Limits,
 }
 
 /// A command with nothing but a service
@@ -253,6 +263,15 @@ pub(crate) struct More {
 pub(crate) struct ServiceOnly {
     /// The service
     pub service: ServiceName,
+}
+
+/// `update`
+#[derive(Debug, Args)]
+pub(crate) struct Update {
+    /// The service
+    pub service: ServiceName,
+    #[command(flatten)]
+    pub limits: Limits,
 }
 
 /// `rm`

@@ -67,6 +67,22 @@ pub(crate) enum Error {
         /// Why not.
         reason: String,
     },
+    /// A limit makes no sense, on this host or together with another one.
+    #[error("the limit {name} = {value} cannot be: {reason}")]
+    Limits {
+        /// Its name in the settings; the flag has dashes.
+        name: String,
+        /// As it was said.
+        value: String,
+        /// Why not.
+        reason: String,
+    },
+    /// `update` was told nothing to change.
+    #[error("no limit of {service} is named, so there is nothing to change")]
+    NoLimits {
+        /// The service.
+        service: String,
+    },
     /// Nothing is known of a service: it was never started.
     #[error("there is no service {service}")]
     NoService {

@@ -1,6 +1,7 @@
 //! The numbered folders of a service: one is taken, filled, and removed again when its start comes to nothing.
 //! It knows folders and numbers; what a bundle consists of is others' business.
 
+use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
@@ -12,6 +13,7 @@ use runtime::folders::ServiceFolders;
 use serde::Deserialize;
 
 use crate::error::Error;
+use crate::limits::{self, Limits};
 use crate::wishes::{self, Wishes};
 
 /// So many generations of a service are kept, the newest ones: enough to go back to.
@@ -109,6 +111,10 @@ pub(crate) struct Made {
     pub definition: Definition,
     /// What was wished for beside them.
     pub wishes: Wishes,
+    /// Its limits as they were said, by settings and flags.
+    pub said_limits: Limits,
+    /// Its limits, by file of the cgroup.
+    pub limits: BTreeMap<String, String>,
     /// The whole `config.json`.
     pub specification: serde_json::Value,
 }
@@ -117,16 +123,22 @@ pub(crate) struct Made {
 pub(crate) fn read(generation: &Path) -> Option<Made> {
     #[derive(Deserialize)]
     struct Annotated {
-        annotations: std::collections::BTreeMap<String, String>,
+        annotations: BTreeMap<String, String>,
     }
     let text = fs_err::read(generation.join("config.json")).ok()?;
     let specification: serde_json::Value = serde_json::from_slice(&text).ok()?;
     let annotated = Annotated::deserialize(&specification).ok()?;
     let definition = annotated.annotations.get(runtime::definition::ANNOTATION)?;
     let wishes = annotated.annotations.get(wishes::ANNOTATION).and_then(|text| Wishes::from_annotation(text));
+    let said_limits =
+        annotated.annotations.get(limits::ANNOTATION).and_then(|text| Limits::from_annotation(text));
+    let limits = specification.pointer("/linux/resources/unified");
+    let limits = limits.and_then(|unified| BTreeMap::deserialize(unified).ok());
     Some(Made {
         definition: serde_json::from_str(definition).ok()?,
         wishes: wishes.unwrap_or_default(),
+        said_limits: said_limits.unwrap_or_default(),
+        limits: limits.unwrap_or_default(),
         specification,
     })
 }

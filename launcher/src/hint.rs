@@ -34,6 +34,11 @@ pub(crate) fn hint(error: &Error) -> Option<String> {
         Error::Rules { settings, .. } => {
             Some(format!("say it under [health] or [stop] in {}", settings.display()))
         }
+        Error::NoLimits { .. } => Some("opsrun update --help".into()),
+        Error::Limits { name, .. } => Some(format!(
+            "change --{}, or {name} under [limits] in the service's settings",
+            name.replace('_', "-")
+        )),
         Error::NoService { service, have } if have.is_empty() => Some(format!("opsrun start {service}")),
         Error::NoService { have, .. } => {
             Some(format!("there are: {}; `opsrun start` makes a new one", have.join(", ")))
@@ -154,6 +159,13 @@ fn runtime(error: &runtime::Error) -> Option<String> {
         E::StartFailed { service, .. } => format!("opsrun logs {service}"),
         E::NoOverlay => NO_OVERLAY.into(),
         E::Seccomp { .. } => "opsrun doctor; or choose another `seccomp` in the service's settings".into(),
+        E::Limit { source, .. } if source.to_string().contains("cgroup v1") => {
+            "boot with systemd.unified_cgroup_hierarchy=1, or go without: --allow-unenforced".into()
+        }
+        E::Limit { .. } => {
+            "`opsrun doctor` says what the host offers; --allow-unenforced goes without".into()
+        }
+        E::CgroupsReadOnly => "mount -o remount,rw /sys/fs/cgroup".into(),
         E::NoTerminal => "leave out -t".into(),
         E::RecordCorrupt { path, .. } => {
             format!("look at {0}; `mv {0} {0}.bad` makes opsrun forget what it says", path.display())

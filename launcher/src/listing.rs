@@ -54,6 +54,10 @@ pub(crate) struct Service {
     pub uptime_s: Option<u64>,
     /// Restarts of the active generation.
     pub restarts: u32,
+    /// Processes that were killed because the service was out of memory; not counted as restarts.
+    pub oom_kills: u32,
+    /// Controllers whose limits this host does not keep although they were asked for.
+    pub unenforced: Vec<String>,
     /// TCP ports.
     pub ports: Vec<u16>,
 }
@@ -94,6 +98,8 @@ pub(crate) struct ServiceStatus {
     pub last_exit: Option<LastExit>,
     /// What went wrong last, outermost cause first.
     pub last_failure: Option<Vec<String>>,
+    /// Its limits, as the cgroup's files (cgroup v2).
+    pub limits: std::collections::BTreeMap<String, String>,
     /// How it is proven healthy, restarted and stopped; null when its generation is gone.
     pub definition: Option<Definition>,
     /// The configuration.
@@ -328,6 +334,8 @@ impl Service {
             started_at: started_at_ms.map(timestamp),
             uptime_s: started_at_ms.map(|started| now_ms.saturating_sub(started) / 1000),
             restarts: record.restarts,
+            oom_kills: record.oom_kills,
+            unenforced: record.unenforced.clone(),
             ports: record.ports.clone(),
         }
     }
@@ -351,7 +359,7 @@ pub(crate) mod tests {
         let process =
             Process { pid: 4711, start_ticks: 1, boot_id: "b".into(), cgroup: "/opsrun/keystone-g3".into() };
         let record = Record {
-            version: 1,
+            version: 2,
             service: "keystone".into(),
             release: "zed".into(),
             image: "keystone:zed".into(),
@@ -365,6 +373,8 @@ pub(crate) mod tests {
             started_at_ms: Some(1_000),
             changed_at_ms: 2_000,
             restarts: 1,
+            oom_kills: 0,
+            unenforced: Vec::new(),
             last_exit: Some(Exit { at_ms: 500, status: 137 }),
             last_failure: Some(Failure::new("it ended")),
         };

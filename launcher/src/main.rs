@@ -13,6 +13,8 @@ mod generation;
 mod hint;
 mod image_users;
 mod layout;
+mod limits;
+mod limits_value;
 mod listing;
 mod mounts;
 mod one_shot;
@@ -72,6 +74,7 @@ fn perform(command: Command) -> Result<Exit, Error> {
         Command::Fsck(arguments) => commands::fsck::fsck(&layout, &arguments),
         Command::Start(arguments) => commands::start::start(&layout, arguments),
         Command::Stop(arguments) => commands::stop::stop(&layout, arguments),
+        Command::Update(arguments) => commands::update::update(&layout, arguments),
         Command::Restart(arguments) => commands::restart::restart(&layout, arguments),
         Command::Rm(arguments) => commands::rm::rm(&layout, arguments),
         Command::Ps(arguments) => commands::ps::ps(&layout, &arguments),

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use bundles::account;
 use bundles::bundle::{self, BundleRequest, ImageFacts, Seccomp, Unpacked};
 use runtime::definition::{ANNOTATION, Definition};
+use runtime::limits::ALLOW_UNENFORCED;
 
 use crate::catalogue;
 use crate::definition::{Subject, decide};
 use crate::error::Error;
 use crate::generation::Candidate;
 use crate::layout::Layout;
+use crate::limits::{self, Host, Limits};
 use crate::mounts::Volume;
 use crate::own_folders::{OwnFolders, binds_of};
 use crate::release::Release;
@@ -54,6 +56,11 @@ impl Said {
         [self.both.volumes.clone(), wishes.volumes.clone()].concat()
     }
 
+    /// The settings' limits, and those that were typed, which win.
+    pub(crate) fn limits(&self, wishes: &Wishes) -> Limits {
+        wishes.limits.clone().over(self.both.limits.clone())
+    }
+
     /// The settings' variables and then those that were typed, which win.
     pub(crate) fn environment(&self, wishes: &Wishes) -> Vec<(String, String)> {
         self.both.environment.clone().into_iter().chain(wishes.environment.iter().cloned()).collect()
@@ -78,6 +85,8 @@ pub(crate) fn generation(
     let image = &release.image;
     let facts = image.facts()?;
     let volumes = said.volumes(wishes);
+    // Before anything is made: a limit that cannot be kept is known without.
+    let limits = limits_in_files(&said.limits(wishes))?;
     let mut definition = definition(layout, service, release, said, &facts)?;
     let view = image.view()?;
     let account = account::resolve(&view, said.both.user.as_deref().or(facts.user.as_deref()))?;
@@ -95,13 +104,42 @@ pub(crate) fn generation(
         arguments: said.both.command.clone(),
         entrypoint: said.both.entrypoint.clone(),
         mounts: [own.for_generation(&candidate.configuration()), binds_of(&volumes)].concat(),
-        annotations: BTreeMap::from([
-            (ANNOTATION.to_owned(), definition.to_annotation()),
-            (wishes::ANNOTATION.to_owned(), wishes.to_annotation()),
-        ]),
+        annotations: annotations(said, wishes, [(ANNOTATION, definition.to_annotation())]),
+        limits,
         ..request(image.clone(), &candidate.folder(), layout.cgroup(&id), &host, said, wishes)?
     })?;
     Ok(candidate)
+}
+
+/// The limits as the container's cgroup gets them, after a look at whether this host can keep them.
+///
+/// # Errors
+/// [`Error::Limits`]; [`runtime::Error::Limit`], unless they may be unenforced.
+pub(crate) fn limits_in_files(said: &Limits) -> Result<BTreeMap<String, String>, Error> {
+    let files = said.to_files(&Host::here())?;
+    match runtime::limits::check(&files) {
+        Err(runtime::Error::Limit { .. }) if said.may_be_unenforced() => {}
+        checked => checked?,
+    }
+    Ok(files)
+}
+
+/// What a bundle says beside the specification: what it was made with.
+pub(crate) fn annotations<const N: usize>(
+    said: &Said,
+    wishes: &Wishes,
+    more: [(&str, String); N],
+) -> BTreeMap<String, String> {
+    let limits = said.limits(wishes);
+    let mut annotations = BTreeMap::from([
+        (wishes::ANNOTATION.to_owned(), wishes.to_annotation()),
+        (limits::ANNOTATION.to_owned(), limits.to_annotation()),
+    ]);
+    if limits.may_be_unenforced() {
+        annotations.insert(ALLOW_UNENFORCED.to_owned(), "true".to_owned());
+    }
+    annotations.extend(more.map(|(key, value)| (key.to_owned(), value)));
+    annotations
 }
 
 /// The rules of the generation, which has no number yet.

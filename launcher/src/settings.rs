@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer};
 
 use crate::error::Error;
+use crate::limits::Limits;
 use crate::service_name::ServiceName;
 use crate::settings_value::{ContainerPath, Entry, Port, SeccompChoice, SignalName, UrlPath};
 use crate::time_span::TimeSpan;
@@ -46,6 +47,8 @@ pub(crate) struct Settings {
     pub capabilities_drop: Vec<String>,
     /// `default`, `unconfined`, or the path of a profile in Docker's form.
     pub seccomp: Option<SeccompChoice>,
+    /// What the service may use.
+    pub limits: Limits,
     /// Where the image has its configuration, logs and data.
     pub folders: Folders,
     /// The configuration's files.
@@ -202,6 +205,7 @@ impl Settings {
             capabilities_add: [under.capabilities_add, self.capabilities_add].concat(),
             capabilities_drop: [under.capabilities_drop, self.capabilities_drop].concat(),
             seccomp: self.seccomp.or(under.seccomp),
+            limits: self.limits.over(under.limits),
             folders: Folders {
                 conf: self.folders.conf.or(under.folders.conf),
                 log: self.folders.log.or(under.folders.log),
@@ -348,6 +352,21 @@ mod tests {
             backoff_max = "1m"
             crash_loop_failures = 5
             stable_after = "10s"
+            [limits]
+            memory = "512m"
+            memory_high = 419430400
+            memory_reservation = "100m"
+            memory_swap = -1
+            cpus = 0.5
+            cpu_weight = 50
+            pids_limit = 200
+            blkio_weight = 500
+            device_read_bps = ["/dev/sda:10mb"]
+            device_write_bps = ["/dev/sda:10mb"]
+            device_read_iops = ["/dev/sda:1000"]
+            device_write_iops = ["/dev/sda:1000"]
+            oom_group = true
+            allow_unenforced = false
             [stop]
             signal = "SIGINT"
             grace = "1m30s"
@@ -384,6 +403,15 @@ mod tests {
             "[configuration]\nlive = [\"../keys\"]\n",
             "volumes = [\"data:/data\"]\n",
             "seccomp = \"off\"\n",
+            "[limits]\nmemory = 0\n",
+            "[limits]\nmemory = \"512q\"\n",
+            "[limits]\nmemory = -5\n",
+            "[limits]\ncpus = \"two\"\n",
+            "[limits]\ncpus = 0.001\n",
+            "[limits]\npids_limit = 0\n",
+            "[limits]\ncpu_shares = 1\n",
+            "[limits]\ndevice_read_bps = [\"sda\"]\n",
+            "[limits]\nmemroy = \"512m\"\n",
             "ports = [5000\n",
             "ports = [5000]\nports = [5000]\n",
         ] {

@@ -42,7 +42,7 @@ pub(crate) fn attend(request: &Request, attachment: Attachment) -> Result<i32, E
     let stdin = if attachment.interactive { rustix::stdio::stdin() } else { null.as_fd() };
     let mut making = Making::begin(request, [stdin, rustix::stdio::stdout(), rustix::stdio::stderr()])?;
     let (pid, master) = match making.next() {
-        Some(Made::Created { pid, terminal }) => (pid, terminal),
+        Some(Made::Created { pid, terminal, .. }) => (pid, terminal),
         Some(Made::Failed(error)) => return Err(error),
         Some(Made::Executed) | None => return Err(Error::NoTerminal),
     };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, statfs, unlinkat};
 use rustix::io::Errno;
 
-use crate::systemd;
+use crate::{limits, systemd};
 
 /// Where cgroups are mounted.
 pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
@@ -58,6 +58,12 @@ impl Hierarchy {
         Ok(Self { root })
     }
 
+    /// Whether nothing can be changed in it.
+    pub(crate) fn is_read_only(&self) -> bool {
+        rustix::fs::fstatvfs(&self.root)
+            .is_ok_and(|found| found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+    }
+
     /// The cgroup at `path`, made or not; a leading `/` means the root of the hierarchy.
     pub(crate) fn at(&self, path: &Path) -> Cgroup<'_> {
         Cgroup { hierarchy: self, path: path.strip_prefix("/").unwrap_or(path).to_owned() }
@@ -81,6 +87,12 @@ impl Cgroup<'_> {
     fn make_once(&self) -> io::Result<OwnedFd> {
         let mut folder = PathBuf::new();
         for part in &self.path {
+            // In those above and not in itself: a cgroup that hands controllers down may hold no process (cgroups(7)).
+            // What cannot be turned on is missed by whoever needs it, who then says so; a host need not have it.
+            let above = self.hierarchy.at(&folder);
+            for controller in limits::CONTROLLERS {
+                let _ = above.turn_on(controller);
+            }
             folder.push(part);
             match mkdirat(&self.hierarchy.root, &folder, Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(Errno::EXIST) => {}
@@ -96,6 +108,38 @@ impl Cgroup<'_> {
         let processes = openat(&folder, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
         rustix::io::write(&processes, b"0")?;
         Ok(())
+    }
+
+    /// Hands a controller down to the cgroups below this one.
+    pub(crate) fn turn_on(&self, controller: &str) -> io::Result<()> {
+        let has = |text: &str| text.split_whitespace().any(|it| it == controller);
+        if has(&self.read("cgroup.subtree_control")?) {
+            return Ok(());
+        }
+        self.write("cgroup.subtree_control", &format!("+{controller}"))
+    }
+
+    /// What one of its files says.
+    pub(crate) fn read(&self, file: &str) -> io::Result<String> {
+        io::read_to_string(std::fs::File::from(self.open(file)?))
+    }
+
+    /// Writes to one of its files, in one piece, as the kernel wants it.
+    pub(crate) fn write(&self, file: &str, text: &str) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = openat(&self.hierarchy.root, self.path.join(file), flags, Mode::empty())?;
+        rustix::io::write(&file, text.as_bytes())?;
+        Ok(())
+    }
+
+    /// The hierarchy it belongs to.
+    pub(crate) fn hierarchy(&self) -> &Hierarchy {
+        self.hierarchy
+    }
+
+    /// Its path below the root of the hierarchy.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Kills every process in it, and in cgroups below it, and removes it. One that is not there is fine. Of a cgroup in a
@@ -202,6 +246,9 @@ impl Cgroup<'_> {
 
     fn open(&self, file: &str) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        Ok(openat(&self.hierarchy.root, self.path.join(file), flags, Mode::empty())?)
+        // An empty path is no file; the hierarchy's root is one.
+        let path = self.path.join(file);
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path.as_path() };
+        Ok(openat(&self.hierarchy.root, path, flags, Mode::empty())?)
     }
 }

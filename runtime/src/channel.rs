@@ -75,6 +75,8 @@ pub(crate) enum Report {
     Created {
         /// Its number on the host.
         pid: i32,
+        /// The controllers whose limits this host does not keep.
+        unenforced: Vec<String>,
     },
     /// Something libcontainer wrote to its log as an error; it names causes that its results do not.
     Cause(String),
@@ -180,11 +182,11 @@ mod tests {
         let (near, far) = Channel::pair().expect("pair");
         let far = Channel::of(far);
         let file = std::fs::File::open("/dev/null").expect("/dev/null");
-        near.send(&Report::Created { pid: 7 }, &[file.as_fd()]).expect("send");
+        near.send(&Report::Created { pid: 7, unenforced: Vec::new() }, &[file.as_fd()]).expect("send");
         near.send(&Report::Cause("why".into()), &[]).expect("send");
         drop(near);
         let (report, fds) = far.receive::<Report>().expect("receive").expect("first");
-        assert!(matches!(report, Report::Created { pid: 7 }));
+        assert!(matches!(report, Report::Created { pid: 7, .. }));
         assert_eq!(fds.len(), 1);
         let (report, fds) = far.receive::<Report>().expect("receive").expect("second");
         assert!(matches!(report, Report::Cause(why) if why == "why"));

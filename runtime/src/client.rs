@@ -1,6 +1,7 @@
 //! What a command does to have a service started or stopped: it finds or starts the supervisor and talks to it.
 //! It knows no container.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,6 +15,7 @@ use crate::control::{self, Answer, Command, Conversation};
 use crate::definition::Definition;
 use crate::error::{Error, Failure};
 use crate::folders::ServiceFolders;
+use crate::limits::Limits;
 use crate::lock::Lock;
 use crate::port;
 use crate::record::{Record, State, Wanted};
@@ -182,6 +184,28 @@ pub fn stop(folders: &ServiceFolders) -> Result<Stopped, Error> {
     }
 }
 
+/// Changes the limits of a running service without a restart: all of them, or none when one cannot be kept.
+/// `annotations` go into the generation's bundle. The cgroup's files whose values are others now.
+///
+/// # Errors
+/// [`Error::NotRunning`]; [`Error::Limit`] or [`Error::Supervisor`] with the reason.
+pub fn update(
+    folders: &ServiceFolders,
+    limits: &Limits,
+    annotations: &BTreeMap<String, String>,
+) -> Result<Vec<String>, Error> {
+    let stream = control::connect(&folders.control())
+        .map_err(|_| Error::NotRunning { service: folders.name().to_owned() })?;
+    let mut supervisor = Conversation::new(stream);
+    let command = Command::Update { limits: limits.clone(), annotations: annotations.clone() };
+    let said = supervisor.say(&command);
+    said.map_err(|error| Error::Io { doing: "talk to the supervisor", source: error })?;
+    match hear(&mut supervisor, folders)? {
+        Answer::Updated { changed } => Ok(changed),
+        other => Err(refusal(other, folders)),
+    }
+}
+
 /// Whether a living supervisor holds the service.
 #[must_use]
 pub fn is_supervised(folders: &ServiceFolders) -> bool {
@@ -255,7 +279,7 @@ fn refusal(answer: Answer, folders: &ServiceFolders) -> Error {
         Answer::Busy { holder } => Error::Busy { service, holder },
         Answer::AlreadyRunning { release } => Error::AlreadyRunning { service, release },
         Answer::Refused(failure) => Error::Supervisor { service, source: failure },
-        Answer::Healthy { .. } | Answer::Stopped => Error::Supervisor {
+        Answer::Healthy { .. } | Answer::Stopped | Answer::Updated { .. } => Error::Supervisor {
             service,
             source: Failure::new("it answered something else than it was asked"),
         },

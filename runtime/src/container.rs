@@ -41,6 +41,8 @@ pub(crate) enum Made {
         pid: Pid,
         /// Its terminal, when it was asked to have one.
         terminal: Option<OwnedFd>,
+        /// The controllers whose limits this host does not keep.
+        unenforced: Vec<String>,
     },
     /// Its program was executed.
     Executed,
@@ -88,9 +90,10 @@ impl Making {
         while !self.ended {
             match self.channel.receive::<Report>() {
                 Ok(Some((Report::Cause(cause), _))) => self.causes.push(cause),
-                Ok(Some((Report::Created { pid }, mut descriptors))) => {
+                Ok(Some((Report::Created { pid, unenforced }, mut descriptors))) => {
                     self.created = true;
-                    return Some(Made::Created { pid: Pid::from_raw(pid), terminal: descriptors.pop() });
+                    let terminal = descriptors.pop();
+                    return Some(Made::Created { pid: Pid::from_raw(pid), terminal, unenforced });
                 }
                 Ok(Some((Report::CannotExecute { program, errno }, _))) => {
                     self.ended = true;

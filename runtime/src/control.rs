@@ -4,6 +4,7 @@
 //! The socket is `RUN/control`. Its path may be longer than the 108 bytes that fit into an address (unix(7)), so both
 //! sides name it by way of a descriptor of its folder.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
+use crate::limits::Limits;
 
 /// A line is never longer; whoever sends more is cut off.
 const LINE_BYTES_MAX: usize = 256 * 1024;
@@ -30,6 +32,13 @@ pub(crate) enum Command {
     Resume,
     /// Stop the service.
     Stop,
+    /// Change the limits of what runs.
+    Update {
+        /// All that it has from now on.
+        limits: Limits,
+        /// Annotations of its bundle that go with them.
+        annotations: BTreeMap<String, String>,
+    },
 }
 
 /// What the supervisor says.
@@ -50,6 +59,11 @@ pub(crate) enum Answer {
     },
     /// The service is down.
     Stopped,
+    /// Its limits are as asked for.
+    Updated {
+        /// The files whose values are others now.
+        changed: Vec<String>,
+    },
     /// Another command or supervisor holds the service.
     Busy {
         /// The process that does; 0 when unknown.

@@ -10,7 +10,7 @@
 //!   cgroup2 over /sys/fs/cgroup       only on hybrid and v1 hosts
 //!   tmpfs on RUN/engine               the bundle as libcontainer gets it
 //!   overlay on BUNDLE/rootfs          when the bundle has a lower/ folder
-//! cgroup made, device rules attached  before any process enters it
+//! cgroup made, limits, device rules    before any process enters it
 //! libcontainer: build                 the container's process 1 waits
 //! → Created, ← Go                     the asker opens its pidfd and writes its record in between
 //! libcontainer: start                 process 1 confines itself and executes the program (confine.rs, init.rs)
@@ -39,7 +39,7 @@ use crate::confine::Confinement;
 use crate::container::{id_of, read_spec};
 use crate::error::{Error, Failure};
 use crate::seccomp::Filter;
-use crate::{devices, systemd, trace};
+use crate::{devices, limits, systemd, trace};
 
 /// The folder of a run folder in which libcontainer keeps its state.
 pub(crate) const CONTAINERS: &str = "containers";
@@ -98,7 +98,7 @@ fn create(
     own_mounts(run)?;
     bundle.mount_root(purpose)?;
     bundle.stand_aside()?;
-    bundle.make_cgroup()?;
+    let unenforced = bundle.make_cgroup()?;
     if purpose == Purpose::Service {
         bundle.give_stdio(&stdio)?;
     }
@@ -107,7 +107,7 @@ fn create(
     let console = write_engine_bundle(run, &engine, bundle.terminal())?;
     let mut container = build(bundle, run, stdio, &console, confinement)?;
     let pid = container.pid().map_or(0, nix::unistd::Pid::as_raw);
-    report_created(channel, pid, console)?;
+    report_created(channel, pid, unenforced, console)?;
     let go = channel
         .receive::<Go>()
         .map_err(|error| Error::Io { doing: "wait for the word to start", source: error })?;
@@ -159,7 +159,7 @@ fn enter(
         .with_process(Some(process_file))
         .build()
         .map_err(|error| container_error("enter the container", &error))?;
-    report_created(channel, pid.as_raw(), console)
+    report_created(channel, pid.as_raw(), Vec::new(), console)
 }
 
 fn builder(
@@ -258,12 +258,15 @@ impl Bundle {
         hierarchy.at(&scope.join("making")).enter().map_err(failed)
     }
 
-    /// Makes the container's cgroup and attaches its device rules, both before a process is in it, so that there
-    /// is no moment without them.
-    fn make_cgroup(&self) -> Result<(), Error> {
+    /// Makes the container's cgroup, limits it and attaches its device rules, all before a process is in it, so that
+    /// there is no moment without them. The controllers whose limits are not kept, where the bundle allows that.
+    fn make_cgroup(&self) -> Result<Vec<String>, Error> {
         let failed = |error| Error::Io { doing: "make the container's cgroup", source: error };
         let hierarchy = cgroup::Hierarchy::open().map_err(failed)?;
-        let leaf = hierarchy.at(&self.cgroup).make().map_err(failed)?;
+        let cgroup = hierarchy.at(&self.cgroup);
+        let leaf = cgroup.make().map_err(failed)?;
+        let limits = limits::of(&self.spec);
+        let unenforced = limits::enforce(&cgroup, &limits, limits::may_be_unenforced(&self.spec));
         let rules = self
             .spec
             .linux()
@@ -272,7 +275,13 @@ impl Bundle {
             .and_then(|resources| resources.devices().clone())
             .unwrap_or_default();
         devices::attach(&rules, leaf.as_fd())
-            .map_err(|error| Error::Io { doing: "enforce the container's device rules", source: error })
+            .map_err(|error| Error::Io { doing: "enforce the container's device rules", source: error })?;
+        if unenforced.is_err() {
+            drop(leaf);
+            // Nobody is told of a cgroup whose container never was.
+            let _ = cgroup.clear();
+        }
+        unenforced
     }
 
     /// Gives the pipes to the container's user, so that an image's `/dev/stdout` can be opened by it.
@@ -404,7 +413,12 @@ fn write_engine_bundle(run: &Path, spec: &Spec, terminal: bool) -> Result<Option
 }
 
 /// Reports the process, with its terminal's master when there is one: libcontainer has sent it by now.
-fn report_created(channel: &Channel, pid: i32, console: Option<Console>) -> Result<(), Error> {
+fn report_created(
+    channel: &Channel,
+    pid: i32,
+    unenforced: Vec<String>,
+    console: Option<Console>,
+) -> Result<(), Error> {
     let failed = |error| Error::Io { doing: "receive the terminal", source: error };
     let mut masters = Vec::new();
     if let Some(console) = console {
@@ -413,7 +427,7 @@ fn report_created(channel: &Channel, pid: i32, console: Option<Console>) -> Resu
     }
     let borrowed: Vec<_> = masters.iter().map(AsFd::as_fd).collect();
     channel
-        .send(&Report::Created { pid }, &borrowed)
+        .send(&Report::Created { pid, unenforced }, &borrowed)
         .map_err(|error| Error::Io { doing: "report the container", source: error })
 }
 

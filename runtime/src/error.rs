@@ -41,6 +41,21 @@ pub enum Error {
         /// What stands in the way.
         reason: String,
     },
+    /// A limit cannot be kept.
+    #[error("could not set the limit {file} = {value}")]
+    Limit {
+        /// The file of the cgroup it is written to.
+        file: String,
+        /// What was to be written.
+        value: String,
+        /// The controller that file belongs to.
+        controller: String,
+        /// Why not.
+        source: Failure,
+    },
+    /// No cgroup can be made.
+    #[error("the cgroup file system is mounted read-only")]
+    CgroupsReadOnly,
     /// A terminal was asked for where there is none.
     #[error("standard input is not a terminal")]
     NoTerminal,

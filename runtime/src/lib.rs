@@ -34,6 +34,7 @@ pub mod host;
 mod host_files;
 mod init;
 mod lifecycle;
+pub mod limits;
 mod lock;
 pub mod log;
 mod os;

@@ -12,7 +12,9 @@ use crate::folders::ServiceFolders;
 use crate::replace::replace_file;
 
 /// The version written; a higher one is refused when read.
-pub const VERSION: u32 = 1;
+///
+/// 2: `oom_kills` and `unenforced`, which version 1 lacks.
+pub const VERSION: u32 = 2;
 
 /// What is known of a service. Times are milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +48,13 @@ pub struct Record {
     pub changed_at_ms: u64,
     /// Restarts of the active generation after it ended by itself.
     pub restarts: u32,
+    /// Processes of the active generation that the kernel killed for want of memory; apart from restarts, since a
+    /// service may live on without one of its workers.
+    #[serde(default)]
+    pub oom_kills: u32,
+    /// Controllers, such as `memory`, whose limits this host does not keep although they were asked for.
+    #[serde(default)]
+    pub unenforced: Vec<String>,
     /// How the last container of this generation ended.
     pub last_exit: Option<Exit>,
     /// The last thing that went wrong, as a chain of causes, outermost first.
@@ -167,7 +176,9 @@ impl Record {
         if found.version > VERSION {
             return Err(Error::RecordNewer { path, found: found.version, known: VERSION });
         }
-        serde_json::from_slice(&text).map(Some).map_err(corrupt)
+        let mut record: Self = serde_json::from_slice(&text).map_err(corrupt)?;
+        record.version = VERSION;
+        Ok(Some(record))
     }
 
     /// Replaces the record of a service on disk.

@@ -4,6 +4,8 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+use fs_err::os::unix::fs::OpenOptionsExt;
+
 /// Writes `content` aside, syncs it, renames it over `path` and syncs the folder.
 ///
 /// The order is what makes it safe: without the first sync the rename may reach the disk before the content does,
@@ -12,6 +14,18 @@ use std::path::Path;
 /// # Errors
 /// The first step that failed, with its path; `path` is then unchanged.
 pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, content, 0o666)
+}
+
+/// The same with a file that only its owner may read.
+///
+/// # Errors
+/// As [`replace_file`].
+pub fn replace_private_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, content, 0o600)
+}
+
+fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let mut aside = std::ffi::OsString::from(".");
@@ -19,7 +33,8 @@ pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
     aside.push(".new");
     let aside = folder.join(aside);
     let written = (|| {
-        let mut file = fs_err::File::create(&aside)?;
+        let mut file =
+            fs_err::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&aside)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs_err::rename(&aside, path)

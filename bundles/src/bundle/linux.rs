@@ -1,6 +1,8 @@
 //! The part of a bundle's configuration that only Linux has: namespaces, control group, devices, hidden paths, seccomp.
 //! It does not put any of it into effect.
 
+use std::collections::HashMap;
+
 use oci_spec::runtime::{
     Linux, LinuxBuilder, LinuxCapabilities, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
     LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResourcesBuilder,
@@ -35,7 +37,11 @@ const NAMESPACES: [LinuxNamespaceType; 3] =
 
 pub(super) fn describe(request: &BundleRequest, capabilities: Option<&LinuxCapabilities>) -> Result<Linux> {
     // OK, here and below, because every field of these builders has a default.
-    let resources = LinuxResourcesBuilder::default().devices(devices()).build().expect("resources");
+    let mut resources = LinuxResourcesBuilder::default().devices(devices());
+    if !request.limits.is_empty() {
+        resources = resources.unified(request.limits.clone().into_iter().collect::<HashMap<_, _>>());
+    }
+    let resources = resources.build().expect("resources");
     let linux = LinuxBuilder::default()
         .namespaces(NAMESPACES.map(namespace).to_vec())
         .cgroups_path(&request.cgroup)

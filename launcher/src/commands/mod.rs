@@ -22,6 +22,7 @@ pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod supervise;
 pub(crate) mod texts;
+pub(crate) mod update;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

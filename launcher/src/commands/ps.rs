@@ -50,7 +50,10 @@ fn row(service: &Service) -> Vec<String> {
     vec![
         service.service.clone(),
         service.release.clone(),
-        service.state.text().to_owned(),
+        match service.unenforced.as_slice() {
+            [] => service.state.text().to_owned(),
+            some => format!("{} (unenforced: {})", service.state.text(), some.join(", ")),
+        },
         health_text(service.health).to_owned(),
         service.uptime_s.map_or("-".to_owned(), |seconds| span(seconds * 1000)),
         service.restarts.to_string(),

@@ -15,7 +15,7 @@ use crate::exit::Exit;
 use crate::layout::Layout;
 use crate::one_shot::OneShot;
 use crate::own_folders::{OwnFolders, binds_of, is_empty};
-use crate::prepare::{Said, request};
+use crate::prepare::{Said, annotations, limits_in_files, request};
 use crate::print::{self, sentence};
 use crate::release::{self, Release};
 use crate::service_name::ServiceName;
@@ -57,8 +57,7 @@ fn describe(
     said: &Said,
     one_shot: &OneShot,
 ) -> Result<BundleRequest, Error> {
-    let wishes =
-        Wishes { volumes: arguments.more.volumes.clone(), environment: arguments.more.environment.clone() };
+    let wishes = Wishes::from(arguments.more.clone());
     let volumes = said.volumes(&wishes);
     let mut binds = match service {
         Some(service) => own_binds(layout, service, release, said, &volumes)?,
@@ -78,6 +77,8 @@ fn describe(
         working_directory: arguments.session.workdir.clone(),
         mounts: binds,
         terminal: arguments.session.tty,
+        annotations: annotations(said, &wishes, []),
+        limits: limits_in_files(&said.limits(&wishes))?,
         ..request(
             release.image.clone(),
             &one_shot.bundle(),

@@ -55,13 +55,15 @@ pub(crate) fn describe(layout: &Layout, name: &ServiceName, looked: &Looked) -> 
     } else {
         None
     };
+    let made = generation::read(&generation);
     Ok(ServiceStatus {
         version: VERSION,
         service: Service::of(looked, now_ms()),
         enabled: is_enabled(&folders),
         last_exit: record.last_exit.map(Into::into),
         last_failure: record.last_failure.as_ref().map(|failure| failure.causes.clone()),
-        definition: generation::read(&generation).map(|made| made.definition),
+        limits: made.as_ref().map(|made| made.limits.clone()).unwrap_or_default(),
+        definition: made.map(|made| made.definition),
         configuration,
         output: folders.output(record.generation),
         settings: layout.settings(name),
@@ -79,6 +81,19 @@ fn render(status: &ServiceStatus, looked: &Looked, now_ms: u64) -> String {
     }
     lines.push(("at boot", if status.enabled { "started" } else { "not started" }.to_owned()));
     lines.push(("restarts", service.restarts.to_string()));
+    if service.oom_kills > 0 {
+        lines.push(("oom kills", service.oom_kills.to_string()));
+    }
+    if !status.limits.is_empty() {
+        let limits = status.limits.iter().map(|(file, value)| format!("{file} = {value}"));
+        lines.push(("limits", limits.collect::<Vec<_>>().join("\n")));
+    }
+    if !service.unenforced.is_empty() {
+        lines.push((
+            "unenforced",
+            format!("{}: this host does not keep such limits", service.unenforced.join(", ")),
+        ));
+    }
     if !service.ports.is_empty() {
         let ports: Vec<String> = service.ports.iter().map(ToString::to_string).collect();
         lines.push(("ports", ports.join(", ")));
@@ -178,6 +193,7 @@ mod tests {
             enabled: state == State::Running,
             last_exit: looked.record.last_exit.map(Into::into),
             last_failure: looked.record.last_failure.clone().map(|failure| failure.causes),
+            limits: [("memory.max".to_owned(), "536870912".to_owned())].into(),
             definition: Some(decide(subject, &Settings::default(), &listed, &facts).unwrap()),
             configuration: Some(Configuration {
                 folder: "/opt/keystone/conf".into(),

@@ -30,6 +30,14 @@ pub(crate) fn disabled(service: &str) -> String {
 pub(crate) const NO_UNIT: &str = "systemd does not know opsrun here: the service runs in the background of this session, \
      and ends with it where systemd is told to end sessions; `scripts/install` makes it a unit";
 
+/// `update`.
+pub(crate) fn updated(service: &str, release: &str, changed: &[String]) -> String {
+    match changed {
+        [] => format!("{service} {release} has these limits already"),
+        changed => format!("{service} {release} is limited anew: {}", changed.join(", ")),
+    }
+}
+
 /// `rm`.
 pub(crate) fn removed_service(service: &str, kept: Option<&Path>) -> String {
     match kept {
@@ -126,6 +134,8 @@ mod tests {
                 healthy("keystone", "zed", 3, 4711, 1_840),
                 healthy("mariadb", "11.4", 1, 4711, 75_000),
                 stopped("keystone", "zed", 340),
+                updated("keystone", "zed", &["cpu.max = 20000 100000".into(), "pids.max = 50".into()]),
+                updated("keystone", "zed", &[]),
                 removed_service("keystone", Some(Path::new("/opt/keystone"))),
                 removed_service("x", None),
                 loaded("keystone:zed, keystone:latest", "0123456789ab", 312_400_000),

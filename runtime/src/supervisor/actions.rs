@@ -67,8 +67,9 @@ impl Supervisor {
         let Some(running) = &mut self.running else { return };
         let Some(making) = &mut running.making else { return };
         let event = match making.next() {
-            Some(Made::Created { pid, .. }) => {
+            Some(Made::Created { pid, unenforced, .. }) => {
                 running.pid = Some(pid);
+                running.record.unenforced = unenforced;
                 running.record.process = Process::of(pid, &running.cgroup).ok();
                 running.record.started_at_ms = Some(now_unix_ms());
                 Event::Created

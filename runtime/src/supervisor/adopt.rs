@@ -38,6 +38,8 @@ impl Supervisor {
             .ok_or_else(|| Error::NotRunning { service: self.folders.name().to_owned() })?;
         let mut running = self.prepare(record.generation)?;
         running.record.last_exit = record.last_exit;
+        running.record.oom_kills = record.oom_kills;
+        running.record.unenforced = record.unenforced;
         let event = match adopted {
             Some(((pidfd, output), process)) => {
                 running.cgroup = process.cgroup.clone().into();

@@ -14,6 +14,7 @@
 
 mod actions;
 mod adopt;
+mod update;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -372,6 +373,10 @@ impl Supervisor {
                 None
             }
             (Command::Stop, None) => Some(Answer::Stopped),
+            (Command::Update { limits, annotations }, _) => Some(match self.update(limits, annotations) {
+                Ok(changed) => Answer::Updated { changed },
+                Err(error) => Answer::Refused(Failure::of(&error)),
+            }),
         };
         if let (Some(answer), Some(client)) = (refusal, self.clients.get_mut(index)) {
             let _ = client.say(&answer);
@@ -583,6 +588,8 @@ fn first_record(definition: &Definition, life: &Life) -> Record {
         started_at_ms: None,
         changed_at_ms: now_unix_ms(),
         restarts: 0,
+        oom_kills: 0,
+        unenforced: Vec::new(),
         last_exit: None,
         last_failure: None,
     }
