@@ -119,6 +119,11 @@ impl Cgroup<'_> {
         self.write("cgroup.subtree_control", &format!("+{controller}"))
     }
 
+    /// One of its files, to be read again and again.
+    pub(crate) fn file(&self, file: &str) -> io::Result<std::fs::File> {
+        Ok(std::fs::File::from(self.open(file)?))
+    }
+
     /// What one of its files says.
     pub(crate) fn read(&self, file: &str) -> io::Result<String> {
         io::read_to_string(std::fs::File::from(self.open(file)?))

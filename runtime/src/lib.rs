@@ -37,6 +37,7 @@ mod lifecycle;
 pub mod limits;
 mod lock;
 pub mod log;
+mod memory;
 mod os;
 mod port;
 pub mod record;

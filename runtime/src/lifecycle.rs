@@ -22,6 +22,9 @@ const START_PROBE_INTERVAL_MS: u64 = 100;
 /// The same for a probe that costs a process each time.
 const START_COMMAND_INTERVAL_MS: u64 = 1000;
 
+/// An end that comes so soon after a kill for want of memory comes from it: a program that has lost a worker may give up.
+const OUT_OF_MEMORY_BLAMED_MS: u64 = 5_000;
+
 /// Milliseconds of a clock that never goes back.
 pub(crate) type Millis = u64;
 
@@ -38,6 +41,8 @@ pub(crate) struct Life {
     failures_in_a_row: u32,
     restarts: u32,
     last_failure: Option<Failure>,
+    /// When something of this container was last killed for want of memory, and the sentence about it.
+    out_of_memory: Option<(Millis, String)>,
     /// Whether somebody waits for it to be up again, and is to hear of the first failure.
     resuming: bool,
     /// What is wanted once it has ended as asked for.
@@ -83,6 +88,8 @@ pub(crate) enum Event {
     NotMade(Failure),
     /// Its process 1 has ended, with this status.
     Exited(i32),
+    /// The kernel killed something of it for want of memory; the sentence about it.
+    OutOfMemory(String),
     /// A probe has ended; why not, if not well.
     Probed(Result<(), String>),
     /// The time asked for by [`Action::Deadline`] has come.
@@ -138,6 +145,7 @@ impl Life {
             failures_in_a_row: 0,
             restarts: 0,
             last_failure: None,
+            out_of_memory: None,
             resuming: false,
             wanted_then: Wanted::Down,
         }
@@ -163,6 +171,11 @@ impl Life {
             event => event,
         };
         let actions = match (self.phase.clone(), event) {
+            (_, Event::OutOfMemory(sentence)) => {
+                self.last_failure = Some(Failure::new(sentence.clone()));
+                self.out_of_memory = Some((now, sentence));
+                Vec::new()
+            }
             (Phase::Down, Event::Start) => self.create(),
             (Phase::Down, Event::Resume) => {
                 self.proven = true;
@@ -187,7 +200,7 @@ impl Life {
                 self.fail(failure, now)
             }
             (Phase::Starting, Event::Exited(status)) => {
-                let failure = Failure::new(format!("{} before it was healthy", ended_with(status)));
+                let failure = self.why(format!("{} before it was healthy", ended_with(status)), now);
                 self.fail(failure, now)
             }
             (Phase::Running { .. }, Event::Probed(result)) => self.probed_while_running(result),
@@ -229,6 +242,7 @@ impl Life {
 
     fn create(&mut self) -> Vec<Action> {
         self.phase = Phase::Creating;
+        self.out_of_memory = None;
         self.probe_failures = 0;
         self.last_probe = None;
         self.unhealthy = false;
@@ -294,7 +308,7 @@ impl Life {
             RestartPolicy::OnFailure => status != 0,
             RestartPolicy::No => false,
         };
-        let failure = Failure::new(ended_with(status));
+        let failure = self.why(ended_with(status), now);
         if again {
             return self.fail(failure, now);
         }
@@ -339,6 +353,16 @@ impl Life {
         let doublings = self.failures_in_a_row.saturating_sub(1).min(32);
         let wait = self.rules.restart.backoff_first_ms.saturating_mul(1 << doublings);
         wait.min(self.rules.restart.backoff_max_ms)
+    }
+
+    /// An end, and the want of memory that it follows from when it came right before.
+    fn why(&self, ended: String, now: Millis) -> Failure {
+        match &self.out_of_memory {
+            Some((at, sentence)) if now.saturating_sub(*at) <= OUT_OF_MEMORY_BLAMED_MS => {
+                Failure::new(sentence.clone()).within(ended)
+            }
+            _ => Failure::new(ended),
+        }
     }
 
     fn stopped(&mut self) -> Vec<Action> {

@@ -16,6 +16,7 @@ use crate::error::{Error, Failure};
 use crate::folders::ServiceFolders;
 use crate::lifecycle::{Action, Event, Outcome};
 use crate::log::Stream;
+use crate::memory::MemoryWatch;
 use crate::os;
 use crate::record::{Exit, Process, State};
 use crate::systemd;
@@ -70,6 +71,7 @@ impl Supervisor {
             Some(Made::Created { pid, unenforced, .. }) => {
                 running.pid = Some(pid);
                 running.record.unenforced = unenforced;
+                running.memory = MemoryWatch::begin(&running.cgroup);
                 running.record.process = Process::of(pid, &running.cgroup).ok();
                 running.record.started_at_ms = Some(now_unix_ms());
                 Event::Created
@@ -129,6 +131,7 @@ impl Supervisor {
             let _ = nix::sys::signal::kill(making.helper, Signal::SIGKILL);
             let _ = waitpid(making.helper, None);
         }
+        running.memory = None;
         let cleared = container::clear(&self.folders.run, &running.cgroup);
         if let Some(pid) = running.pid.take() {
             let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::folders::ServiceFolders;
 use crate::lifecycle::Event;
 use crate::log::Stream;
+use crate::memory::MemoryWatch;
 use crate::record::{self, Exit, Process, Record, State, Wanted};
 
 /// Names of the outputs as systemd keeps them.
@@ -48,6 +49,7 @@ impl Supervisor {
                 running.record.process = Some(process);
                 running.record.started_at_ms = record.started_at_ms;
                 running.adopted = Some(pidfd);
+                running.memory = MemoryWatch::begin(&running.cgroup);
                 running.output = output;
                 running.life = running.life.with_restarts(record.restarts);
                 Event::Adopted
@@ -86,6 +88,7 @@ impl Supervisor {
     }
 
     pub(super) fn adopted_ended(&mut self) {
+        self.look_at_memory();
         let Some(running) = &mut self.running else { return };
         running.adopted = None;
         running.pid = None;

@@ -38,6 +38,7 @@ use crate::host_files::HostFiles;
 use crate::lifecycle::{Event, Life};
 use crate::lock::{Lock, Tried};
 use crate::log::{Drained, Journal, LogWriter, Stream};
+use crate::memory::MemoryWatch;
 use crate::os;
 use crate::record::{self, Exit, Record};
 use crate::systemd::{self, Stage, Unit};
@@ -145,6 +146,7 @@ struct Running {
     host_files: Option<HostFiles>,
     making: Option<Making>,
     pid: Option<Pid>,
+    memory: Option<MemoryWatch>,
     /// The end of a container whose parent was a supervisor that died.
     adopted: Option<OwnedFd>,
     output: Vec<(Stream, OwnedFd)>,
@@ -183,6 +185,7 @@ enum Source {
     Adopted,
     Probe,
     HostFiles,
+    Memory,
     Output(usize),
 }
 
@@ -289,6 +292,9 @@ impl Supervisor {
         if let Some((fd, flags)) = running.prober.waits_for() {
             awaited.push((Source::Probe, fd, flags));
         }
+        if let Some(memory) = &running.memory {
+            awaited.push((Source::Memory, memory.as_fd(), PollFlags::PRI));
+        }
         if let Some(files) = &running.host_files {
             awaited.push((Source::HostFiles, files.as_fd(), PollFlags::IN));
         }
@@ -315,6 +321,7 @@ impl Supervisor {
             Source::Client(index) => self.listen_to(index),
             Source::Making => self.continue_making(),
             Source::Adopted => self.adopted_ended(),
+            Source::Memory => self.look_at_memory(),
             Source::Probe => self.turn_probe(true),
             Source::HostFiles => {
                 let files = self.running.as_ref().and_then(|running| running.host_files.as_ref());
@@ -408,6 +415,7 @@ impl Supervisor {
             host_files: Some(host_files),
             making: None,
             pid: None,
+            memory: None,
             adopted: None,
             output: Vec::new(),
             written: None,
@@ -476,6 +484,10 @@ impl Supervisor {
         }) {
             self.continue_making();
         }
+        if self.running.as_ref().is_some_and(|running| running.pid == Some(pid)) {
+            // Why it ended comes before that it did.
+            self.look_at_memory();
+        }
         let Some(running) = &mut self.running else { return };
         if running.pid == Some(pid) {
             running.pid = None;
@@ -494,6 +506,21 @@ impl Supervisor {
                 self.strays.pop_front();
             }
             self.strays.push_back((pid, status));
+        }
+    }
+
+    /// Whether the kernel has killed something of the container for want of memory.
+    fn look_at_memory(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        match running.memory.as_mut().map(MemoryWatch::killed) {
+            Some(Ok(Some((count, sentence)))) => {
+                running.record.oom_kills = running.record.oom_kills.saturating_add(count);
+                running.log.remark(&format!("opsrun: {sentence}"));
+                self.events.push_back(Event::OutOfMemory(sentence));
+            }
+            Some(Ok(None)) | None => {}
+            // The cgroup is gone. Waited for, it would be ready for ever.
+            Some(Err(_)) => running.memory = None,
         }
     }
 
