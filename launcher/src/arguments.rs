@@ -88,6 +88,13 @@ pub(crate) enum Command {
         after_help = "Example:\n  opsrun restart keystone"
     )]
     Restart(ServiceOnly),
+    /// Show what services use: processors, memory, processes, disks
+    #[command(
+        long_about = "Show what services use: processors, memory, processes, disks. On a terminal each second, until \
+            Ctrl-C; once otherwise. What this host does not count is shown as -.",
+        after_help = "Examples:\n  opsrun stats\n  opsrun stats --json keystone"
+    )]
+    Stats(Stats),
     /// Change the limits of a running service, without a restart
     #[command(
         long_about = "Change the limits of a running service, without a restart. They stay with its generation, and \
@@ -263,6 +270,16 @@ pub(crate) struct More {
 pub(crate) struct ServiceOnly {
     /// The service
     pub service: ServiceName,
+}
+
+/// `stats`
+#[derive(Debug, Args)]
+pub(crate) struct Stats {
+    /// Only these services
+    #[arg(value_name = "SERVICE")]
+    pub services: Vec<ServiceName>,
+    #[command(flatten)]
+    pub form: Form,
 }
 
 /// `update`

@@ -130,6 +130,27 @@ pub(crate) struct Configuration {
     pub changes: Vec<Change>,
 }
 
+/// `stats --json`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Stats {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Each service that runs, by name.
+    pub services: Vec<StatsOfService>,
+}
+
+/// What one service uses; what the host does not count is null.
+#[derive(Debug, Serialize)]
+pub(crate) struct StatsOfService {
+    /// Its name.
+    pub service: String,
+    /// Of one processor, in the last half second.
+    pub cpu_percent: Option<u64>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub usage: runtime::stats::Usage,
+}
+
 /// `inspect SERVICE`.
 #[derive(Debug, Serialize)]
 pub(crate) struct InspectedService {

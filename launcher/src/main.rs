@@ -74,6 +74,7 @@ fn perform(command: Command) -> Result<Exit, Error> {
         Command::Fsck(arguments) => commands::fsck::fsck(&layout, &arguments),
         Command::Start(arguments) => commands::start::start(&layout, arguments),
         Command::Stop(arguments) => commands::stop::stop(&layout, arguments),
+        Command::Stats(arguments) => commands::stats::stats(&layout, &arguments),
         Command::Update(arguments) => commands::update::update(&layout, arguments),
         Command::Restart(arguments) => commands::restart::restart(&layout, arguments),
         Command::Rm(arguments) => commands::rm::rm(&layout, arguments),

@@ -43,6 +43,7 @@ mod port;
 pub mod record;
 mod replace;
 mod seccomp;
+pub mod stats;
 pub mod status;
 pub mod supervisor;
 pub mod systemd;
