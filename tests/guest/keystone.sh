@@ -7,7 +7,7 @@ if [ -d /run/systemd/system ]; then
     OPSRUN_BINARY=/usr/local/bin/opsrun check "install" ./install
 else
     # As a host's own init scripts would.
-    printf '#!/bin/sh\nopsrun boot > /var/log/boot 2>&1\n' > /etc/rc.start
+    printf '#!/bin/sh\n/usr/local/bin/opsrun boot > /var/log/boot 2>&1\n' > /etc/rc.start
 fi
 check "load" opsrun load keystone-zed.tar
 check "config init" opsrun config init keystone
