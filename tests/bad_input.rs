@@ -315,3 +315,22 @@ fn a_service_of_a_newer_opsrun_is_not_misread_and_a_corrupt_one_not_overwritten(
     host.write(record, &good);
     host.opsrun(["start", "busybox:1"]).succeeds();
 }
+
+#[test]
+fn a_limit_that_this_host_cannot_keep_is_refused_or_shown_as_not_kept() {
+    let (host, _) = Host::with_busybox();
+    if !support::cgroup_mount().ends_with("unified") {
+        // A host with cgroup v2 alone keeps it; that is shown in the guest.
+        return;
+    }
+    let refused = host.opsrun(["start", "busybox:1", "--memory", "512m"]);
+    refused.fails(1, &["memory.max = 536870912", "memory controller in cgroup v1", "--allow-unenforced"]);
+    assert_eq!(host.service("busybox"), serde_json::Value::Null);
+    host.opsrun(["start", "busybox:1", "--memory", "512m", "--allow-unenforced"]).succeeds();
+    assert_eq!(host.service("busybox")["unenforced"], serde_json::json!(["memory"]));
+    let table = host.opsrun(["ps"]).succeeds().stdout.clone();
+    assert!(table.contains("unenforced: memory"), "{table}");
+    let stats = host.opsrun(["stats", "--json"]).succeeds().json();
+    assert_eq!(stats["services"][0]["memory_bytes"], serde_json::Value::Null, "{stats}");
+    host.opsrun(["update", "busybox", "--cpus", "0.5"]).fails(1, &["cpu.max"]);
+}

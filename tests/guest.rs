@@ -103,3 +103,8 @@ fn keystone_answers_by_itself_after_a_reboot_without_systemd() {
     guest.run("keystone.sh", &[]);
     guest.run("rebooted.sh", &["keystone", "5000", "/v3"]);
 }
+
+#[test]
+fn limits_hold_are_told_apart_and_leave_nothing() {
+    Guest::new(&["--debian", "trixie"], &["busybox-1.tar"]).run("limits.sh", &[]);
+}
