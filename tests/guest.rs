@@ -106,5 +106,5 @@ fn keystone_answers_by_itself_after_a_reboot_without_systemd() {
 
 #[test]
 fn limits_hold_are_told_apart_and_leave_nothing() {
-    Guest::new(&["--debian", "trixie"], &["busybox-1.tar"]).run("limits.sh", &[]);
+    Guest::new(&["--debian", "trixie", "--timeout", "600"], &["busybox-1.tar"]).run("limits.sh", &[]);
 }
