@@ -110,7 +110,7 @@ impl Store {
         let changing = lock::change(&self.lock_file(), progress)?;
         let mut checked = self.look_through(progress)?;
         if !checked.broken.is_empty() {
-            let alone = lock::hold_alone(&self.readers_file())?;
+            let alone = lock::hold_alone(&self.readers_file(), progress)?;
             let running = running()?;
             self.take_out(&mut checked.broken, &running)?;
             drop(alone);

@@ -47,10 +47,16 @@ pub(super) fn hold_shared(path: &Path) -> Result<Held> {
     Ok(Held { _file: file })
 }
 
-/// The right to remove what others could rely on.
-pub(super) fn hold_alone(path: &Path) -> Result<Held> {
+/// The right to remove what others could rely on; says that it waits. For whom is not known: they can be many.
+pub(super) fn hold_alone(path: &Path, progress: &mut dyn Progress) -> Result<Held> {
     let file = open(path)?;
-    wait(&file, FlockOperation::LockExclusive, path)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => {
+            progress.waiting(None);
+            wait(&file, FlockOperation::LockExclusive, path)?;
+        }
+        other => other.map_err(|error| failed(path, error))?,
+    }
     Ok(Held { _file: file })
 }
 

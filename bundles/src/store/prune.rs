@@ -43,7 +43,7 @@ impl Store {
         let changing = lock::change(&self.lock_file(), progress)?;
         disk::empty(&self.tmp_folder())?;
         // Until nobody is about to use an image without having recorded it.
-        let alone = lock::hold_alone(&self.readers_file())?;
+        let alone = lock::hold_alone(&self.readers_file(), progress)?;
         let unneeded = self.unneeded(&in_use()?)?;
         let tmp = self.tmp_folder();
         for id in &unneeded.images {

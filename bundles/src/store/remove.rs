@@ -51,7 +51,7 @@ impl Store {
         let changing = lock::change(&self.lock_file(), progress)?;
         disk::empty(&self.tmp_folder())?;
         // Until nobody is about to use an image without having recorded it.
-        let alone = lock::hold_alone(&self.readers_file())?;
+        let alone = lock::hold_alone(&self.readers_file(), progress)?;
         let mut tags = self.tags()?;
         let image = self.meant(reference, &tags)?;
         let names = tags.names_of(image);

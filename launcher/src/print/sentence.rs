@@ -64,7 +64,7 @@ pub(crate) fn layers_unpacked(layers: usize) -> String {
 pub(crate) fn waiting_for_store(pid: Option<u32>) -> String {
     match pid {
         Some(pid) => format!("waiting for process {pid}, which is changing the store"),
-        None => "waiting for another process, which is changing the store".to_owned(),
+        None => "waiting for another process, which is using the store".to_owned(),
     }
 }
 
