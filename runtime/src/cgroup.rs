@@ -102,9 +102,14 @@ impl Cgroup<'_> {
         self.open("")
     }
 
-    /// Makes it and moves this process there.
+    /// Makes it and moves this process there. What is above exists; no controller is handed down to it: with this process
+    /// still in there that would make the one above a threaded cgroup, which this one could not be entered from.
     pub(crate) fn enter(&self) -> io::Result<()> {
-        let folder = self.make()?;
+        match mkdirat(&self.hierarchy.root, &self.path, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let folder = self.open("")?;
         let processes = openat(&folder, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
         rustix::io::write(&processes, b"0")?;
         Ok(())
