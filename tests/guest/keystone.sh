@@ -20,10 +20,11 @@ chown -R 42425:42425 $keys
 chmod 700 $keys
 chmod 600 $keys/*
 # One processor, which also does the host's work.
-printf 'health = { check = "http", path = "/v3", timeout = "20s", start_timeout = "10m" }\n' > /etc/opsrun/keystone.toml
+printf 'health = { check = "http", path = "/v3", timeout = "20s", start_timeout = "10m" }\n[limits]\nmemory = "512m"\n' > /etc/opsrun/keystone.toml
 check "db_sync" opsrun run --rm keystone:zed keystone-manage db_sync
 check "start" opsrun start keystone:zed
 check "it answers" answers 5000 /v3
+check "within 512 MiB" is "$(find /sys/fs/cgroup -path '*/keystone-g1/memory.max' -exec cat {} +)" 536870912
 check "it is keystone" grep -q '"id": *"v3' /tmp/answer
 if [ -d /run/systemd/system ]; then
     check "systemctl stop" systemctl stop opsrun@keystone
