@@ -147,8 +147,10 @@ impl Work<'_> {
                 // OK to fail: a layer or image that nobody calls by name is whole, and the next removal takes it away.
                 let _ = disk::rename(to, from);
             }
+            return result;
         }
-        result
+        // The names are in their place and the image is loaded: taking it back now would leave a name without an image.
+        disk::sync_folder(&self.store.folder)
     }
 
     fn rename_all(&self, moved: &mut Vec<(PathBuf, PathBuf)>) -> Result<()> {

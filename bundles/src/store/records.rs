@@ -118,10 +118,9 @@ impl Tags {
         disk::write_new(&folder.join(Self::FILE), &json(self))
     }
 
-    /// Puts what has been prepared, and brought to disk, in the place of the store's.
+    /// Puts what has been prepared, and brought to disk, in the place of the store's. The folder is not synced.
     pub(super) fn commit(folder: &Path, store: &Path) -> Result<()> {
-        disk::rename(&folder.join(Self::FILE), &store.join(Self::FILE))?;
-        disk::sync_folder(store)
+        disk::rename(&folder.join(Self::FILE), &store.join(Self::FILE))
     }
 
     /// No names at all.
