@@ -306,7 +306,9 @@ fn a_service_of_a_newer_opsrun_is_not_misread_and_a_corrupt_one_not_overwritten(
     host.opsrun(["stop", "busybox"]).succeeds();
     let record = "var/lib/opsrun/services/busybox/record.json";
     let good = std::fs::read_to_string(host.path(record)).expect("the record");
-    host.write(record, &good.replacen("\"version\": 1", "\"version\": 99", 1));
+    let mut newer: Value = serde_json::from_str(&good).expect("JSON");
+    newer["version"] = 99.into();
+    host.write(record, &newer.to_string());
     host.opsrun(["status", "busybox"]).fails(1, &["version 99", "hint: "]);
     host.write(record, "{ half a rec");
     host.opsrun(["status", "busybox"]).fails(1, &["corrupt", "hint: "]);
