@@ -201,6 +201,23 @@ fn what_runs_already_is_watched_from_then_on() {
     assert!(actions.contains(&Action::Clear));
 }
 
+#[test]
+fn a_kill_for_want_of_memory_is_the_cause_of_the_end_that_follows() {
+    let mut life = Life::new(rules());
+    for event in healthy() {
+        (life, _) = life.step(event, 0);
+    }
+    let sentence = "killed: out of memory, limit 60 MiB, peak 60 MiB".to_owned();
+    let (life, actions) = life.step(Event::OutOfMemory(sentence.clone()), 1000);
+    assert!(actions.is_empty(), "{actions:?}");
+    assert_eq!(life.state(), State::Running);
+    let told = |life: &Life| life.last_failure().expect("a failure").causes.join("; ");
+    assert!(told(&life).contains(&sentence), "{}", told(&life));
+    let (life, _) = life.step(Event::Exited(137), 1000);
+    assert_eq!(life.state(), State::BackingOff);
+    assert!(told(&life).contains(&sentence), "{}", told(&life));
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         Just(Event::Start),
@@ -214,6 +231,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::Probed(Ok(()))),
         Just(Event::Probed(Err("no".into()))),
         Just(Event::Deadline),
+        Just(Event::OutOfMemory("killed: out of memory".into())),
     ]
 }
 

@@ -191,3 +191,44 @@ impl Record {
             .map_err(|error| Error::Io { doing: "write a service's record", source: error })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the first version wrote it, before there were limits.
+    const FIRST_VERSION: &str = r#"{
+        "version": 1, "service": "keystone", "release": "zed", "image": "keystone:zed", "image_id": "sha256:0",
+        "generation": 3, "ports": [5000], "wanted": "up", "state": "running", "health": "healthy",
+        "process": { "pid": 4711, "start_ticks": 99, "boot_id": "b", "cgroup": "/opsrun/keystone-g3" },
+        "started_at_ms": 1, "changed_at_ms": 2, "restarts": 4,
+        "last_exit": { "at_ms": 1, "status": 137 }, "last_failure": { "causes": ["it was ended by SIGKILL"] }
+    }"#;
+
+    #[test]
+    fn what_an_older_opsrun_wrote_is_read_and_written_back_in_the_version_of_today() {
+        let root = tempfile::tempdir().expect("folder");
+        let at = |name: &str| root.path().join(name).join("keystone");
+        let folders = ServiceFolders { state: at("state"), run: at("run"), log: at("log") };
+        fs_err::create_dir_all(&folders.state).expect("folder");
+        fs_err::write(folders.record(), FIRST_VERSION).expect("the old record");
+        let record = Record::read(&folders).expect("read").expect("a record");
+        assert_eq!((record.version, record.generation, record.restarts), (VERSION, 3, 4));
+        assert_eq!(record.oom_kills, 0);
+        record.write(&folders).expect("write");
+        assert_eq!(Record::read(&folders).expect("read"), Some(record));
+    }
+
+    #[test]
+    fn missing_corrupt_and_newer_are_three_things() {
+        let root = tempfile::tempdir().expect("folder");
+        let at = |name: &str| root.path().join(name).join("keystone");
+        let folders = ServiceFolders { state: at("state"), run: at("run"), log: at("log") };
+        fs_err::create_dir_all(&folders.state).expect("folder");
+        assert_eq!(Record::read(&folders).expect("read"), None);
+        fs_err::write(folders.record(), &FIRST_VERSION[..40]).expect("half a record");
+        assert!(matches!(Record::read(&folders), Err(Error::RecordCorrupt { .. })));
+        fs_err::write(folders.record(), r#"{ "version": 99, "unknown": true }"#).expect("a newer record");
+        assert!(matches!(Record::read(&folders), Err(Error::RecordNewer { found: 99, .. })));
+    }
+}
