@@ -164,7 +164,14 @@ fn a_service_whose_supervisor_died_serves_on_is_shown_as_such_and_can_be_stopped
 fn an_images_own_health_check_decides() {
     let host = Host::new();
     host.load("checked-1.tar");
-    host.opsrun(["start", "checked:1"]).succeeds();
+    // As from a script in the background, or under nohup: what is ignored there must not be in the container.
+    let mut start = std::process::Command::new("sh");
+    start.args(["-c", "trap '' HUP INT QUIT; exec \"$0\" start checked:1"]).arg(support::program());
+    support::done({
+        start.env("OPSRUN_ROOT", host.root.path());
+        start
+    })
+    .succeeds();
     assert_eq!(host.service("checked")["health"], "healthy");
     host.opsrun(["exec", "checked", "touch", "/tmp/sick"]).succeeds();
     host.service_until("checked", "it is seen to be sick", |service| service["health"] == "unhealthy");

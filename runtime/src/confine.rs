@@ -65,8 +65,9 @@ impl Confinement {
     fn execute_program(&self, process: &Process) -> ! {
         let arguments = process.args().clone().unwrap_or_default();
         let environment = process.env().clone().unwrap_or_default();
-        // Rust's runtime ignores SIGPIPE, and an ignored signal stays so over execve(2).
-        os::default_sigpipe();
+        // Rust's runtime ignores SIGPIPE; nohup, and shells for what they start in the background, ignore others. A program
+        // that inherits this cannot be stopped or reloaded by them: a shell may not even set a trap.
+        os::default_signals();
         let program = arguments.first().cloned().unwrap_or_default();
         let errno = execute(&arguments, &environment);
         let _ = self.channel.send(&Report::CannotExecute { program, errno: errno as i32 }, &[]);

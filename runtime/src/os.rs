@@ -148,10 +148,13 @@ pub fn close_on_exec_from(first: u32) {
     unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
-/// Gives SIGPIPE its default action back, which Rust's runtime takes away and execve(2) would pass on (signal(7)).
-pub fn default_sigpipe() {
-    // SAFETY: the default action runs no code of this program.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+/// Gives every signal its default action (signal(7)): an ignored one stays ignored over execve(2).
+pub fn default_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: the default action runs no code of this program. SIGKILL, SIGSTOP and those that the C library keeps
+        // for itself are refused, which changes nothing.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
 
 /// Waits for one of `signals`, which must be blocked, and takes it (sigwaitinfo(2)). Real-time signals included, which
