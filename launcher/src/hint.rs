@@ -170,7 +170,9 @@ fn runtime(error: &runtime::Error) -> Option<String> {
         E::RecordCorrupt { path, .. } => {
             format!("look at {0}; `mv {0} {0}.bad` makes opsrun forget what it says", path.display())
         }
-        E::RecordNewer { .. } => "use the opsrun that wrote it, or a newer one".into(),
+        E::RecordNewer { .. } | E::HistoryNewer { .. } => {
+            "use the opsrun that wrote it, or a newer one".into()
+        }
         E::Execute { missing: true, program, .. } if !program.starts_with('/') => {
             "it is looked for in the PATH of the image; a full path always works".into()
         }

@@ -15,6 +15,7 @@ use crate::control::{self, Answer, Command, Conversation};
 use crate::definition::Definition;
 use crate::error::{Error, Failure};
 use crate::folders::ServiceFolders;
+use crate::history::{End, History, Person};
 use crate::limits::Limits;
 use crate::lock::Lock;
 use crate::port;
@@ -177,6 +178,9 @@ pub fn stop(folders: &ServiceFolders) -> Result<Stopped, Error> {
             if record.process.is_none() && record.state == State::Stopped {
                 return Err(not_running());
             }
+            // First: that its supervisor was lost would not be why it ended.
+            let person = Some(Person::of_this_process());
+            History::of(folders).ended(record.generation, End::Stopped { person })?;
             clear_if_unsupervised(folders)?;
             note_stopped(folders)?;
             Ok(stopped(began))

@@ -77,6 +77,16 @@ pub enum Error {
         /// The newest version known.
         known: u32,
     },
+    /// A history was written by a newer opsrun.
+    #[error("the history {path} is of version {found}; this opsrun reads up to {known}")]
+    HistoryNewer {
+        /// The history.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest version known.
+        known: u32,
+    },
     /// The service is up already.
     #[error("{service} is already running {release}")]
     AlreadyRunning {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// ```text
 /// state/                     /var/lib/opsrun/services/NAME
 ///   record.json              the record: replaced whole
+///   history.jsonl            what became of each generation: a line for each event
 ///   enabled                  on a host without systemd: started at boot
 ///   generations/N/           an OCI bundle: config.json, conf/, lower/, upper/, work/, rootfs/
 /// run/                       /run/opsrun/NAME, gone at a reboot
@@ -35,6 +36,12 @@ impl ServiceFolders {
     #[must_use]
     pub fn record(&self) -> PathBuf {
         self.state.join("record.json")
+    }
+
+    /// What became of each generation, also of those whose folder is gone.
+    #[must_use]
+    pub fn history(&self) -> PathBuf {
+        self.state.join("history.jsonl")
     }
 
     /// The folder that holds every generation.

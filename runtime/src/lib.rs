@@ -30,6 +30,7 @@ pub mod exec;
 pub mod folders;
 pub mod foreground;
 mod health;
+pub mod history;
 pub mod host;
 mod host_files;
 mod init;

@@ -162,6 +162,10 @@ impl Supervisor {
         };
         // The record first: what a client is told must be what it finds when it looks.
         self.write_record();
+        match answer {
+            Answer::Healthy { .. } => self.note_serving(),
+            _ => self.note_end(),
+        }
         if answer == Answer::Stopped {
             self.give_up_service();
         }
@@ -179,6 +183,7 @@ impl Supervisor {
 
     fn end(&mut self) {
         self.write_record();
+        self.note_end();
         self.give_up_service();
         let stopped = self
             .running

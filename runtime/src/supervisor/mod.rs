@@ -14,6 +14,7 @@
 
 mod actions;
 mod adopt;
+mod past;
 mod update;
 
 use std::collections::VecDeque;
@@ -34,6 +35,7 @@ use crate::definition::Definition;
 use crate::error::{Error, Failure};
 use crate::folders::ServiceFolders;
 use crate::health::Prober;
+use crate::history::{End, Person};
 use crate::host_files::HostFiles;
 use crate::lifecycle::{Event, Life};
 use crate::lock::{Lock, Tried};
@@ -169,6 +171,8 @@ struct Supervisor {
     strays: VecDeque<(Pid, i32)>,
     began: Instant,
     ended: Option<i32>,
+    /// What is to be said of the generation's end once it was asked to end.
+    ending: Option<End>,
     /// When this process is a unit of systemd's.
     unit: Option<Unit>,
     /// Scopes that were made.
@@ -224,6 +228,7 @@ impl Supervisor {
             strays: VecDeque::new(),
             began: Instant::now(),
             ended: None,
+            ending: None,
             unit,
             scopes: 0,
         })))
@@ -376,6 +381,8 @@ impl Supervisor {
                 Some(Answer::AlreadyRunning { release: running.definition.release.clone() })
             }
             (Command::Stop, Some(_)) => {
+                let person = self.clients.get(index).and_then(|client| Person::at_other_end(&client.stream));
+                self.ending = Some(End::Stopped { person });
                 self.events.push_back(Event::Stop);
                 None
             }
@@ -457,7 +464,12 @@ impl Supervisor {
             let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
             match Signal::try_from(number) {
                 Ok(Signal::SIGCHLD) => {}
-                Ok(_) => self.events.push_back(self.asked_to_end()),
+                Ok(_) => {
+                    let asked = self.asked_to_end();
+                    let halted = asked == Event::Halt;
+                    self.ending = Some(if halted { End::HostDown } else { End::Stopped { person: None } });
+                    self.events.push_back(asked);
+                }
                 Err(_) => {}
             }
         }
@@ -581,6 +593,7 @@ pub(crate) fn clear_leftovers(folders: &ServiceFolders) -> Result<(), Error> {
     let Some(process) = record.process.take() else { return Ok(()) };
     let cgroup = PathBuf::from(&process.cgroup);
     container::clear(&folders.run, &cgroup)?;
+    past::note_lost(folders, record.generation, &process)?;
     record.state = record::State::Stopped;
     record.health = record::Health::Unknown;
     record.started_at_ms = None;
