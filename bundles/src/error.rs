@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::digest::Digest;
 
@@ -187,6 +188,16 @@ pub enum Error {
         origin: String,
         /// How many there are.
         images: usize,
+    },
+
+    // ---- registries
+    /// A blob could not be had from a registry.
+    #[error("could not download {blob}")]
+    Download {
+        /// Which blob.
+        blob: String,
+        /// Why not.
+        source: Arc<Error>,
     },
 
     // ---- layers

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::files::Files;
 use super::platform::Platform;
-use super::{Found, FoundLayer, configuration_for, layer_title};
+use super::{Blob, Found, FoundLayer, configuration_for, layer_title};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::reference::Reference;
@@ -42,7 +42,7 @@ fn image(files: &Files, item: Item, platform: &Platform) -> Result<Found> {
         None => files.read_document(range, &title)?,
     };
     let id = Digest::of(&raw_configuration);
-    let (_, diff_ids) = configuration_for(files, &raw_configuration, id, platform)?;
+    let (_, diff_ids) = configuration_for(files.origin(), &raw_configuration, id, platform)?;
     let paths = item.layers.unwrap_or_default();
     if paths.len() != diff_ids.len() {
         return Err(Error::Damaged {
@@ -53,7 +53,7 @@ fn image(files: &Files, item: Item, platform: &Platform) -> Result<Found> {
     let mut layers = Vec::with_capacity(paths.len());
     for (index, (path, diff_id)) in paths.iter().zip(diff_ids).enumerate() {
         let title = layer_title(index, format_args!("{path:?}"));
-        let blob = files.open(path)?.ok_or_else(|| files.missing(&title))?;
+        let blob = Blob::Range(files.open(path)?.ok_or_else(|| files.missing(&title))?);
         // Other paths hold the hash of something else, or of what the diff id is for anyway.
         let digest = path.starts_with("blobs/").then(|| digest_in(path)).flatten();
         layers.push(FoundLayer { title, diff_id, digest, compression: None, blob });

@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::blob::{Blob, Blobs, Document};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::tape::{Fault, Kind, Skip, Tape};
@@ -217,7 +218,7 @@ impl Files {
     }
 
     pub(super) fn not_understood(&self, document: &str, source: serde_json::Error) -> Error {
-        Error::Document { origin: self.origin.clone(), document: document.to_owned(), source }
+        super::not_understood(&self.origin, document, source)
     }
 
     pub(super) fn missing(&self, blob: &str) -> Error {
@@ -244,6 +245,21 @@ impl Files {
             }
         };
         Error::NotAnImage { origin, reason: reason.to_owned() }
+    }
+}
+
+impl Blobs for Files {
+    fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    fn document(&self, _: Document, digest: Digest, bytes: u64, title: &str) -> Result<Vec<u8>> {
+        let blob = self.open_blob(digest, bytes, title)?;
+        self.read_verified(blob, digest, title)
+    }
+
+    fn layer(&self, digest: Digest, bytes: u64, title: &str) -> Result<Blob> {
+        self.open_blob(digest, bytes, title).map(Blob::Range)
     }
 }
 

@@ -14,12 +14,14 @@ use crate::error::{Error, Result};
 use crate::layer::compression::{self, Compression};
 use crate::reference::Reference;
 
+mod blob;
 mod docker;
 mod files;
 mod oci;
 mod platform;
 mod spool;
 
+pub(crate) use blob::{Blob, Blobs, Document};
 pub(crate) use files::FileRange;
 use files::Files;
 pub use platform::Platform;
@@ -90,7 +92,7 @@ pub(crate) struct FoundLayer {
     pub(crate) digest: Option<Digest>,
     /// How its media type says that it is compressed.
     pub(crate) compression: Option<Compression>,
-    pub(crate) blob: FileRange,
+    pub(crate) blob: Blob,
 }
 
 /// The images of an archive, and what messages call the archive.
@@ -163,17 +165,18 @@ pub(crate) fn parse_configuration(raw: &[u8]) -> Result<ImageConfiguration, serd
 
 /// The configuration of an image in an archive, which must be for the platform.
 fn configuration_for(
-    files: &Files,
+    origin: &str,
     raw: &[u8],
     id: Digest,
     wanted: &Platform,
 ) -> Result<(ImageConfiguration, Vec<Digest>)> {
     let document = format!("the configuration {id}");
-    let configuration = parse_configuration(raw).map_err(|source| files.not_understood(&document, source))?;
+    let configuration =
+        parse_configuration(raw).map_err(|source| not_understood(origin, &document, source))?;
     let platform = Platform::of_configuration(&configuration);
     if wanted.rank(&platform).is_none() {
         return Err(Error::OtherPlatform {
-            origin: files.origin().to_owned(),
+            origin: origin.to_owned(),
             wanted: wanted.to_string(),
             have: vec![platform.to_string()],
         });
@@ -182,9 +185,14 @@ fn configuration_for(
         configuration.rootfs().diff_ids().iter().map(|text| text.parse()).collect::<Result<_>>()?;
     if diff_ids.is_empty() {
         let reason = format!("{document} names no layers");
-        return Err(Error::NotAnImage { origin: files.origin().to_owned(), reason });
+        return Err(Error::NotAnImage { origin: origin.to_owned(), reason });
     }
     Ok((configuration, diff_ids))
+}
+
+/// The error for a JSON document that makes no sense.
+fn not_understood(origin: &str, document: &str, source: serde_json::Error) -> Error {
+    Error::Document { origin: origin.to_owned(), document: document.to_owned(), source }
 }
 
 /// What messages call a layer: its number from the bottom, beginning with 1, and what it is known by.

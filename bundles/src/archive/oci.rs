@@ -7,7 +7,9 @@ use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, OciLayout};
 
 use super::files::Files;
 use super::platform::Platform;
-use super::{Found, FoundLayer, configuration_for, layer_title, parse_configuration};
+use super::{
+    Blobs, Document, Found, FoundLayer, configuration_for, layer_title, not_understood, parse_configuration,
+};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layer::compression::Compression;
@@ -17,6 +19,13 @@ use crate::reference::{Reference, is_tag};
 pub(super) const LAYOUT: &str = "oci-layout";
 /// The list of images.
 pub(super) const INDEX: &str = "index.json";
+
+/// The media types of manifests: OCI's, and Docker's schema 2.
+pub(crate) const MANIFESTS: [&str; 2] =
+    ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
+/// The media types of lists of manifests.
+pub(crate) const INDEXES: [&str; 2] =
+    ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
 
 /// An index in an index in an index is more than any tool writes.
 const DEPTH_MAX: usize = 4;
@@ -46,7 +55,7 @@ pub(super) fn find(files: &Files, platform: &Platform) -> Result<Vec<Found>> {
     let index: ImageIndex =
         serde_json::from_slice(&document).map_err(|source| files.not_understood(INDEX, source))?;
     let mut groups: Vec<(String, Group)> = Vec::new();
-    let mut walk = Walk { files, budget: MANIFESTS_MAX, unsupported: None };
+    let mut walk = Walk { blobs: files, budget: MANIFESTS_MAX, unsupported: None };
     for descriptor in index.manifests() {
         let (key, names, bare_tag) = names_of(descriptor);
         let at = groups.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
@@ -58,8 +67,13 @@ pub(super) fn find(files: &Files, platform: &Platform) -> Result<Vec<Found>> {
     let mut images: Vec<Found> = Vec::new();
     let mut unsupported = walk.unsupported;
     for (_, group) in groups {
-        match choose(files, group, platform) {
-            Ok(found) => found.into_iter().for_each(|found| merge(&mut images, found)),
+        let is_named = !group.names.is_empty() || group.bare_tag.is_some();
+        match choose(files, &group.candidates, platform, is_named) {
+            Ok(found) => found.into_iter().for_each(|mut found| {
+                found.names.clone_from(&group.names);
+                found.bare_tag.clone_from(&group.bare_tag);
+                merge(&mut images, found);
+            }),
             // Signatures and other artifacts lie beside images.
             Err(error @ Error::UnsupportedMediaType { .. }) => unsupported = Some(error),
             Err(error) => return Err(error),
@@ -68,6 +82,28 @@ pub(super) fn find(files: &Files, platform: &Platform) -> Result<Vec<Found>> {
     match unsupported {
         Some(error) if images.is_empty() => Err(error),
         _ => Ok(images),
+    }
+}
+
+/// The image for the platform that one manifest, or one index of several, describes.
+#[expect(dead_code, reason = "for registries")]
+pub(crate) fn describe(
+    blobs: &dyn Blobs,
+    media_type: &str,
+    digest: Digest,
+    bytes: u64,
+    platform: &Platform,
+) -> Result<Found> {
+    let mut walk = Walk { blobs, budget: MANIFESTS_MAX, unsupported: None };
+    let mut candidates = Vec::new();
+    walk.collect_as(media_type, Candidate { digest, bytes, platform: None }, 0, &mut candidates)?;
+    let unsupported = walk.unsupported;
+    match choose(blobs, &candidates, platform, true)?.pop() {
+        Some(found) => Ok(found),
+        None => Err(unsupported.unwrap_or_else(|| {
+            let reason = "its index lists no images".to_owned();
+            Error::NotAnImage { origin: blobs.origin().to_owned(), reason }
+        })),
     }
 }
 
@@ -111,7 +147,7 @@ fn names_of(descriptor: &Descriptor) -> (String, Vec<Reference>, Option<String>)
 
 /// The way through the indexes.
 struct Walk<'a> {
-    files: &'a Files,
+    blobs: &'a dyn Blobs,
     /// How many more descriptors may be looked at.
     budget: usize,
     /// An entry that is neither manifest nor index; it matters only if there is no image beside it.
@@ -126,38 +162,47 @@ impl Walk<'_> {
         if is_attestation(descriptor) {
             return Ok(());
         }
-        let digest: Digest = descriptor.digest().to_string().parse()?;
-        let media_type = descriptor.media_type().to_string();
-        match media_type.as_str() {
-            "application/vnd.oci.image.manifest.v1+json"
-            | "application/vnd.docker.distribution.manifest.v2+json" => {
-                let platform = descriptor.platform().as_ref().map(Platform::of_descriptor);
-                into.push(Candidate { digest, bytes: descriptor.size(), platform });
+        let platform = descriptor.platform().as_ref().map(Platform::of_descriptor);
+        let candidate = Candidate {
+            digest: descriptor.digest().to_string().parse()?,
+            bytes: descriptor.size(),
+            platform,
+        };
+        self.collect_as(descriptor.media_type().as_ref(), candidate, depth, into)
+    }
+
+    /// Collects what is a manifest, or the manifests below what is an index, by its media type.
+    fn collect_as(
+        &mut self,
+        media_type: &str,
+        candidate: Candidate,
+        depth: usize,
+        into: &mut Vec<Candidate>,
+    ) -> Result<()> {
+        if MANIFESTS.contains(&media_type) {
+            into.push(candidate);
+        } else if INDEXES.contains(&media_type) {
+            if depth == DEPTH_MAX {
+                return Err(self.too_much("its indexes are nested too deeply"));
             }
-            "application/vnd.oci.image.index.v1+json"
-            | "application/vnd.docker.distribution.manifest.list.v2+json" => {
-                if depth == DEPTH_MAX {
-                    return Err(self.too_much("its indexes are nested too deeply"));
-                }
-                let index = self.index(digest, descriptor.size())?;
-                index.manifests().iter().try_for_each(|below| self.collect(below, depth + 1, into))?;
-            }
-            _ => {
-                self.unsupported = Some(Error::UnsupportedMediaType { blob: digest.to_string(), media_type })
-            }
+            let index = self.index(candidate.digest, candidate.bytes)?;
+            index.manifests().iter().try_for_each(|below| self.collect(below, depth + 1, into))?;
+        } else {
+            let (blob, media_type) = (candidate.digest.to_string(), media_type.to_owned());
+            self.unsupported = Some(Error::UnsupportedMediaType { blob, media_type });
         }
         Ok(())
     }
 
     fn index(&self, digest: Digest, bytes: u64) -> Result<ImageIndex> {
         let title = format!("the index {digest}");
-        let blob = self.files.open_blob(digest, bytes, &title)?;
-        let document = self.files.read_verified(blob, digest, &title)?;
-        serde_json::from_slice(&document).map_err(|source| self.files.not_understood(&title, source))
+        let document = self.blobs.document(Document::Manifest, digest, bytes, &title)?;
+        serde_json::from_slice(&document)
+            .map_err(|source| not_understood(self.blobs.origin(), &title, source))
     }
 
     fn too_much(&self, reason: &str) -> Error {
-        Error::NotAnImage { origin: self.files.origin().to_owned(), reason: reason.to_owned() }
+        Error::NotAnImage { origin: self.blobs.origin().to_owned(), reason: reason.to_owned() }
     }
 }
 
@@ -169,15 +214,20 @@ fn is_attestation(descriptor: &Descriptor) -> bool {
     })
 }
 
-/// Takes from a group what fits the platform best. Several that fit equally well are several images if they have no
-/// name; of a name's the first counts, as the specification has it.
-fn choose(files: &Files, group: Group, wanted: &Platform) -> Result<Vec<Found>> {
+/// Takes from candidates what fits the platform best. Several that fit equally well are several images if they have
+/// no name; of a name's the first counts, as the specification has it.
+fn choose(
+    blobs: &dyn Blobs,
+    candidates: &[Candidate],
+    wanted: &Platform,
+    is_named: bool,
+) -> Result<Vec<Found>> {
     let mut fitting: Vec<(usize, &Candidate)> = Vec::new();
     let mut have = Vec::new();
-    for candidate in &group.candidates {
+    for candidate in candidates {
         let platform = match &candidate.platform {
             Some(platform) => platform.clone(),
-            None => platform_of(files, candidate)?,
+            None => platform_of(blobs, candidate)?,
         };
         match wanted.rank(&platform) {
             Some(rank) => fitting.push((rank, candidate)),
@@ -190,37 +240,28 @@ fn choose(files: &Files, group: Group, wanted: &Platform) -> Result<Vec<Found>> 
         }
         have.sort();
         have.dedup();
-        let origin = files.origin().to_owned();
+        let origin = blobs.origin().to_owned();
         return Err(Error::OtherPlatform { origin, wanted: wanted.to_string(), have });
     };
-    let is_named = !group.names.is_empty() || group.bare_tag.is_some();
     let chosen = fitting.iter().filter(|(rank, _)| *rank == best).take(if is_named { 1 } else { usize::MAX });
-    chosen
-        .map(|(_, candidate)| {
-            let mut found = image(files, candidate, wanted)?;
-            found.names.clone_from(&group.names);
-            found.bare_tag.clone_from(&group.bare_tag);
-            Ok(found)
-        })
-        .collect()
+    chosen.map(|(_, candidate)| image(blobs, candidate, wanted)).collect()
 }
 
 /// The platform of a manifest that is listed without one: what its configuration says.
-fn platform_of(files: &Files, candidate: &Candidate) -> Result<Platform> {
-    let (_, raw, id) = documents(files, candidate)?;
+fn platform_of(blobs: &dyn Blobs, candidate: &Candidate) -> Result<Platform> {
+    let (_, raw, id) = documents(blobs, candidate)?;
     let configuration = parse_configuration(&raw);
     let document = format!("the configuration {id}");
-    let configuration = configuration.map_err(|source| files.not_understood(&document, source))?;
+    let configuration = configuration.map_err(|source| not_understood(blobs.origin(), &document, source))?;
     Ok(Platform::of_configuration(&configuration))
 }
 
 /// A manifest, its configuration, and the latter's digest.
-fn documents(files: &Files, candidate: &Candidate) -> Result<(ImageManifest, Vec<u8>, Digest)> {
+fn documents(blobs: &dyn Blobs, candidate: &Candidate) -> Result<(ImageManifest, Vec<u8>, Digest)> {
     let title = format!("the manifest {}", candidate.digest);
-    let blob = files.open_blob(candidate.digest, candidate.bytes, &title)?;
-    let document = files.read_verified(blob, candidate.digest, &title)?;
+    let document = blobs.document(Document::Manifest, candidate.digest, candidate.bytes, &title)?;
     let manifest: ImageManifest =
-        serde_json::from_slice(&document).map_err(|source| files.not_understood(&title, source))?;
+        serde_json::from_slice(&document).map_err(|source| not_understood(blobs.origin(), &title, source))?;
     let descriptor = manifest.config();
     let id: Digest = descriptor.digest().to_string().parse()?;
     let title = format!("the configuration {id}");
@@ -231,17 +272,16 @@ fn documents(files: &Files, candidate: &Candidate) -> Result<(ImageManifest, Vec
     ) {
         return Err(Error::UnsupportedMediaType { blob: title, media_type });
     }
-    let blob = files.open_blob(id, descriptor.size(), &title)?;
-    let raw = files.read_verified(blob, id, &title)?;
+    let raw = blobs.document(Document::Configuration, id, descriptor.size(), &title)?;
     Ok((manifest, raw, id))
 }
 
-fn image(files: &Files, candidate: &Candidate, platform: &Platform) -> Result<Found> {
-    let (manifest, raw_configuration, id) = documents(files, candidate)?;
-    let (_, diff_ids) = configuration_for(files, &raw_configuration, id, platform)?;
+fn image(blobs: &dyn Blobs, candidate: &Candidate, platform: &Platform) -> Result<Found> {
+    let (manifest, raw_configuration, id) = documents(blobs, candidate)?;
+    let (_, diff_ids) = configuration_for(blobs.origin(), &raw_configuration, id, platform)?;
     if manifest.layers().len() != diff_ids.len() {
         return Err(Error::Damaged {
-            origin: files.origin().to_owned(),
+            origin: blobs.origin().to_owned(),
             reason: format!(
                 "its manifest lists {} layers for an image of {}",
                 manifest.layers().len(),
@@ -257,7 +297,7 @@ fn image(files: &Files, candidate: &Candidate, platform: &Platform) -> Result<Fo
         let Some(compression) = compression_of(&media_type) else {
             return Err(Error::UnsupportedMediaType { blob: title, media_type });
         };
-        let blob = files.open_blob(digest, descriptor.size(), &title)?;
+        let blob = blobs.layer(digest, descriptor.size(), &title)?;
         layers.push(FoundLayer {
             title,
             diff_id,

@@ -15,7 +15,9 @@ pub(crate) mod inventory;
 mod stream;
 mod unpack;
 
+use std::io::{self, Cursor, Read};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use crate::archive::FoundLayer;
 use crate::error::{Error, Result};
@@ -43,10 +45,10 @@ pub(crate) fn unpack(
     progress: &mut dyn Progress,
 ) -> Result<Unpacked> {
     let mut first = [0; compression::MAGIC_BYTES];
-    let blob = layer.blob.clone();
-    let not_read = |error| Error::io(format!("read {}", layer.title), error);
-    let there = blob.read_at_most(&mut first).map_err(not_read)?;
+    let mut blob = layer.blob.open().map_err(|error| not_read(layer, error))?;
+    let there = read_at_most(&mut blob, &mut first).map_err(|error| not_read(layer, error))?;
     let found = compression::by_magic(&first[..there]);
+    let blob = Cursor::new(first).take(there as u64).chain(blob);
     let expected = layer.compression;
     let compression = match found {
         Ok(found) if expected.is_none_or(|expected| expected == found) => found,
@@ -58,9 +60,32 @@ pub(crate) fn unpack(
             });
         }
     };
-    let (outcome, verdict) =
-        stream::run(blob, compression, progress, |stream| unpack::entries(stream, into, trash));
+    let (outcome, verdict) = stream::run(blob, layer.blob.len(), compression, progress, |stream| {
+        unpack::entries(stream, into, trash)
+    });
     judge(layer, outcome, verdict)
+}
+
+/// The first bytes; fewer only where there are fewer.
+fn read_at_most(blob: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match blob.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// A layer that could not be read. What comes from elsewhere has an error of this room within.
+fn not_read(layer: &FoundLayer, error: io::Error) -> Error {
+    match error.downcast::<Arc<Error>>() {
+        Ok(source) => Error::Download { blob: layer.title.clone(), source },
+        Err(error) => Error::io(format!("read {}", layer.title), error),
+    }
 }
 
 /// Decides what was wrong, if something was. A damaged blob shows in several ways at once (as bad gzip, as a bad
@@ -73,7 +98,7 @@ fn judge(layer: &FoundLayer, outcome: Result<Unpacked, Trouble>, verdict: Verdic
             full => full,
         });
     }
-    let blob = verdict.blob.map_err(|source| Error::io(format!("read {}", title()), source))?;
+    let blob = verdict.blob.map_err(|source| not_read(layer, source))?;
     if let Some(expected) = layer.digest.filter(|expected| *expected != blob) {
         return Err(Error::WrongDigest { blob: title(), expected, found: blob });
     }

@@ -8,7 +8,6 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use super::compression::{self, Compression};
-use crate::archive::FileRange;
 use crate::digest::{Digest, Hasher, Hashing};
 use crate::store::Progress;
 use crate::tape::Skip;
@@ -45,9 +44,10 @@ pub(super) struct Stream<'a> {
 }
 
 /// Runs a blob through `consume`, and then the rest that it left. If `consume` says that going on is of no use
-/// ([`Hopeless`]), the rest is left.
+/// ([`Hopeless`]), the rest is left. The blob has `whole` bytes.
 pub(super) fn run<T, E: Hopeless>(
-    blob: FileRange,
+    blob: impl Read + Send,
+    whole: u64,
     compression: Compression,
     progress: &mut dyn Progress,
     consume: impl FnOnce(&mut Stream) -> Result<T, E>,
@@ -56,7 +56,7 @@ pub(super) fn run<T, E: Hopeless>(
     let (used, used_out) = sync_channel(PARTS_MAX);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let producer = scope.spawn(|| produce(blob, compression, parts_in, used_out, &stop));
+        let producer = scope.spawn(|| produce(blob, whole, compression, parts_in, used_out, &stop));
         let mut stream = Stream { parts, used, part: Vec::new(), at: 0, hasher: Hasher::default(), progress };
         let outcome = consume(&mut stream);
         if outcome.as_ref().is_err_and(Hopeless::is_hopeless) {
@@ -84,26 +84,27 @@ pub(super) trait Hopeless {
 type Produced = (io::Result<Option<Digest>>, Option<(&'static str, io::Error)>);
 
 fn produce(
-    blob: FileRange,
+    blob: impl Read + Send,
+    whole: u64,
     compression: Compression,
     parts: SyncSender<Part>,
     used: Receiver<Vec<u8>>,
     stop: &AtomicBool,
 ) -> Produced {
-    if compression == Compression::Plain {
-        let (mut blob, whole) = (blob.clone(), blob.len());
-        let result = pump(&mut blob, whole, FileRange::len, &parts, &used);
-        return (result.map(|()| None), None);
-    }
-    let whole = blob.len();
-    let mut source = BufReader::with_capacity(PART_BYTES, Hashing::new(blob));
     // The decoder holds the source, so a counter between them tells how far that has come. A cell would do, but the
     // decoder may be sent to other threads.
     let counted = AtomicU64::new(0);
+    let left = || whole.saturating_sub(counted.load(Ordering::Relaxed));
+    if compression == Compression::Plain {
+        // What is not compressed is hashed by the other side anyway.
+        let mut counting = Counting { inner: blob, counted: &counted };
+        return (pump(&mut counting, whole, left, &parts, &used).map(|()| None), None);
+    }
+    let mut source = BufReader::with_capacity(PART_BYTES, Hashing::new(blob));
     let result = {
         let counting = Counting { inner: &mut source, counted: &counted };
         let mut decoder = compression::reader(counting, compression);
-        pump(&mut decoder, whole, |_| whole - counted.load(Ordering::Relaxed), &parts, &used)
+        pump(&mut decoder, whole, left, &parts, &used)
     };
     drop(parts);
     // Whatever is wrong with its content, whether the blob is the right one at all says more.
@@ -124,7 +125,7 @@ fn produce(
 fn pump<S: Read>(
     source: &mut S,
     mut left_before: u64,
-    left: impl Fn(&S) -> u64,
+    left: impl Fn() -> u64,
     parts: &SyncSender<Part>,
     used: &Receiver<Vec<u8>>,
 ) -> io::Result<()> {
@@ -148,7 +149,7 @@ fn pump<S: Read>(
             }
         }
         bytes.truncate(filled);
-        let left_now = left(source);
+        let left_now = left();
         let part = Part { bytes, blob_bytes: left_before - left_now };
         left_before = left_now;
         // Nobody takes it: the other side has had enough.
@@ -164,7 +165,7 @@ struct Counting<'a, S> {
     counted: &'a AtomicU64,
 }
 
-impl<S: BufRead> Read for Counting<'_, S> {
+impl<S: Read> Read for Counting<'_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.counted.fetch_add(count as u64, Ordering::Relaxed);
