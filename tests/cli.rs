@@ -74,7 +74,7 @@ fn need_root() {
 #[test]
 fn help() {
     let mut session = Session::new();
-    for line in ["--help", "start --help", "run -h", "exec -h", "config init -h", "logs -h"] {
+    for line in ["--help", "start --help", "run -h", "exec -h", "config init -h", "logs -h", "events -h"] {
         session.run(line);
     }
     transcript!(session);
@@ -98,6 +98,8 @@ fn usage() {
         "start keystone -e OPSRUN_TEST_UNSET",
         "load --tag Keystone:zed x.tar",
         "logs -n many keystone",
+        "events --since yesterday",
+        "events --last 3 --since 2h",
         "inspect --type pod keystone",
         "ps --json --quiet",
     ] {
@@ -122,6 +124,9 @@ fn nothing_there() {
         "rm keystone",
         "status keystone",
         "logs keystone",
+        "events",
+        "events --json",
+        "events keystone",
         "exec keystone bash",
         "run keystone:zed",
         "inspect keystone",

@@ -10,6 +10,7 @@ use clap_complete::Shell;
 use crate::limits::Limits;
 use crate::mounts::Volume;
 use crate::service_name::{ServiceName, ServiceRelease, parse_release};
+use crate::since::Since;
 
 /// Runs OpenStack API services from container images, with no container daemon
 #[derive(Debug, Parser)]
@@ -114,6 +115,14 @@ pub(crate) enum Command {
     /// Show the output of a service
     #[command(after_help = "Examples:\n  opsrun logs keystone\n  opsrun logs -f -n 20 keystone")]
     Logs(Logs),
+    /// Show what has happened to services: starts, ends, restarts, limits, and by whom
+    #[command(
+        long_about = "Show what has happened to services, by time: starts, ends, restarts, kills for want of memory, \
+            changes of limits, and by whom. Times are the host's; in JSON, one event a line, they are in UTC. What is \
+            very long ago is dropped, and `opsrun rm` drops all.",
+        after_help = "Examples:\n  opsrun events\n  opsrun events -f keystone glance\n  opsrun events --since 2h --json"
+    )]
+    Events(Events),
     /// Run a command in the container of a running service
     #[command(
         after_help = "Examples:\n  opsrun exec -it keystone bash\n  opsrun exec keystone keystone-manage --version\n\
@@ -334,6 +343,25 @@ pub(crate) struct Logs {
     pub timestamps: bool,
     /// The service
     pub service: ServiceName,
+}
+
+/// `events`
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Go on with what happens from now on, also to services that come later
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only so many of the last events
+    #[arg(short = 'n', long, value_name = "NUMBER", conflicts_with = "since")]
+    pub last: Option<usize>,
+    /// Only what happened since then: 10m, 2h or 3d ago, 09:30, 2026-11-23, "2026-11-23 09:30"
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Since>,
+    /// Only these services
+    #[arg(value_name = "SERVICE")]
+    pub services: Vec<ServiceName>,
+    #[command(flatten)]
+    pub form: Form,
 }
 
 /// How a command in a container meets the terminal and the environment

@@ -125,8 +125,13 @@ impl Layout {
         ServiceFolders {
             state: self.services().join(name.as_str()),
             run: self.at("run/opsrun").join(name.as_str()),
-            log: self.at("var/log/opsrun").join(name.as_str()),
+            log: self.logs().join(name.as_str()),
         }
+    }
+
+    /// The folder with one folder for each service that has logs.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.at("var/log/opsrun")
     }
 
     /// What the operator changed of the catalogue for this service.

@@ -25,6 +25,7 @@ mod release;
 mod service_name;
 mod settings;
 mod settings_value;
+mod since;
 mod time_span;
 mod wishes;
 
@@ -81,6 +82,7 @@ fn perform(command: Command) -> Result<Exit, Error> {
         Command::Ps(arguments) => commands::ps::ps(&layout, &arguments),
         Command::Status(arguments) => commands::status::status(&layout, &arguments),
         Command::Logs(arguments) => commands::logs::logs(&layout, &arguments),
+        Command::Events(arguments) => commands::events::events(&layout, &arguments),
         Command::Exec(arguments) => commands::exec::exec(&layout, arguments),
         Command::Run(arguments) => commands::run::run(&layout, arguments),
         Command::Inspect(arguments) => commands::inspect::inspect(&layout, &arguments),

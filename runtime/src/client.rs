@@ -14,12 +14,13 @@ use crate::container;
 use crate::control::{self, Answer, Command, Conversation};
 use crate::definition::Definition;
 use crate::error::{Error, Failure};
+use crate::events::By;
 use crate::folders::ServiceFolders;
 use crate::history::{End, History, Person};
 use crate::limits::Limits;
 use crate::lock::Lock;
 use crate::port;
-use crate::record::{Record, State, Wanted};
+use crate::record::{Record, State};
 use crate::{supervisor, systemd};
 
 /// A service that was started.
@@ -54,7 +55,7 @@ pub fn start(folders: &ServiceFolders, generation: u32) -> Result<Started, Error
     let definition = Definition::of(&container::read_spec(&folders.generation(generation))?)?;
     refuse_if_supervised(folders)?;
     // Of a supervisor that died; its service would hold the port.
-    clear_if_unsupervised(folders)?;
+    supervisor::clear_by(folders, By::this_process(), false)?;
     for port in &definition.ports {
         let found = port::listener(*port)
             .map_err(|error| Error::Io { doing: "look who listens on the service's port", source: error })?;
@@ -181,8 +182,7 @@ pub fn stop(folders: &ServiceFolders) -> Result<Stopped, Error> {
             // First: that its supervisor was lost would not be why it ended.
             let person = Some(Person::of_this_process());
             History::of(folders).ended(record.generation, End::Stopped { person })?;
-            clear_if_unsupervised(folders)?;
-            note_stopped(folders)?;
+            supervisor::clear_by(folders, By::this_process(), true)?;
             Ok(stopped(began))
         }
     }
@@ -229,37 +229,18 @@ fn refuse_if_supervised(folders: &ServiceFolders) -> Result<(), Error> {
     }
 }
 
-fn clear_if_unsupervised(folders: &ServiceFolders) -> Result<(), Error> {
-    supervisor::clear(folders)
-}
-
-/// A service that nobody supervises is down from now on because a person says so.
-fn note_stopped(folders: &ServiceFolders) -> Result<(), Error> {
-    let Some(mut record) = Record::read(folders)? else { return Ok(()) };
-    record.state = State::Stopped;
-    record.wanted = Wanted::Down;
-    record.write(folders)
-}
-
 /// Starts the supervisor in the background, with the other end of a socket as its first client: no moment to wait for
 /// and no race for who connects.
 fn spawn_supervisor(folders: &ServiceFolders) -> Result<Conversation, Error> {
     let failed = |error| Error::Io { doing: "start the supervisor", source: error };
     let (near, far) = UnixStream::pair().map_err(failed)?;
-    fs_err::create_dir_all(&folders.log).map_err(failed)?;
-    let log = fs_err::OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(folders.supervisor_log())
-        .map_err(failed)?
-        .into_parts()
-        .0;
     Program::new("/proc/self/exe")
         .arg("supervise")
         .arg(folders.name())
         .stdin(Stdio::from(OwnedFd::from(far)))
-        .stdout(Stdio::from(log.try_clone().map_err(failed)?))
-        .stderr(Stdio::from(log))
+        // What it has to say are events; also that it panicked.
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .map_err(failed)?;
     Ok(Conversation::new(near))

@@ -55,6 +55,7 @@ pub fn run() -> i32 {
     let done = channel.receive::<Request>().and_then(|message| {
         let (request, stdio) = message.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
         trace::report_errors_over(channel.duplicate()?);
+        report_panics_over(channel.duplicate()?);
         Ok((request, stdio))
     });
     let outcome = match done {
@@ -74,6 +75,17 @@ pub fn run() -> i32 {
             125
         }
     }
+}
+
+/// Who asked has no standard error in the background, and this process's end would be a riddle.
+fn report_panics_over(channel: Channel) {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let failure = Failure::new(panic.to_string().replace('\n', " "));
+        // OK to ignore: when the asker is gone, nobody is left to tell.
+        let _ = channel.send(&Report::Failed(failure.within("could not make the container")), &[]);
+        usual(panic);
+    }));
 }
 
 /// Moves the channel from standard input to a descriptor that the container never gets.

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 ///   containers/              libcontainer's state
 /// log/                       /var/log/opsrun/NAME
 ///   N.log                    stdout and stderr of generation N
-///   supervisor.log           the supervisor's own words
+///   events.jsonl, .jsonl.1   what has happened to the service
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceFolders {
@@ -104,10 +104,10 @@ impl ServiceFolders {
         self.log.join(format!("{number}.log"))
     }
 
-    /// The supervisor's own log.
+    /// What has happened to the service: the newest of its files.
     #[must_use]
-    pub fn supervisor_log(&self) -> PathBuf {
-        self.log.join("supervisor.log")
+    pub fn events(&self) -> PathBuf {
+        self.log.join("events.jsonl")
     }
 
     /// The service's name: the last part of [`ServiceFolders::state`].

@@ -6,6 +6,7 @@
 //!   client ───── control ──────▶ supervisor ───── channel ────────────▶ create ─ libcontainer
 //!   status ◀──── record ──────── │ lifecycle   (what follows from what) │  confine, init, seccomp, devices
 //!   log    ◀──── log files ───── │ health      (probes)                 ▼
+//!   events ◀──── event files ─── │
 //!   exec, foreground ─ attend    │ host_files  (resolv.conf, hosts)     the container: a child of who asked
 //!            └──── channel ──────┼──────────────────────────────────▶
 //! ```
@@ -26,6 +27,7 @@ pub mod definition;
 mod devices;
 mod enter;
 pub mod error;
+pub mod events;
 pub mod exec;
 pub mod folders;
 pub mod foreground;
@@ -50,5 +52,6 @@ pub mod supervisor;
 pub mod systemd;
 mod terminal;
 mod trace;
+mod watch;
 
 pub use error::{Error, Failure};

@@ -418,6 +418,16 @@ impl Life {
         self.last_failure.as_ref()
     }
 
+    /// How often it has failed since it was last up for long enough.
+    pub(crate) fn failures_in_a_row(&self) -> u32 {
+        self.failures_in_a_row
+    }
+
+    /// The rules it follows.
+    pub(crate) fn rules(&self) -> &Definition {
+        &self.rules
+    }
+
     /// Whether its start has failed, so that nothing of it is to be recorded.
     pub(crate) fn start_failed(&self) -> bool {
         self.phase == Phase::Ended(End::StartFailed)
@@ -429,14 +439,18 @@ impl Life {
 fn ended_with(status: i32) -> String {
     match status {
         record::STATUS_UNSEEN => "it ended after its supervisor had died, so how is not known".to_owned(),
-        129..=192 => {
-            let number = status - 128;
-            let name = nix::sys::signal::Signal::try_from(number)
-                .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned());
-            format!("it was ended by {name}")
-        }
-        status => format!("it exited with status {status}"),
+        status => match signal_name(status) {
+            Some(name) => format!("it was ended by {name}"),
+            None => format!("it exited with status {status}"),
+        },
     }
+}
+
+/// The name of the signal that a status as a shell gives it tells of.
+pub(crate) fn signal_name(status: i32) -> Option<String> {
+    let number = status.checked_sub(128).filter(|number| (1..=64).contains(number))?;
+    let name = nix::sys::signal::Signal::try_from(number);
+    Some(name.map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned()))
 }
 
 fn seconds(milliseconds: u64) -> String {

@@ -5,6 +5,7 @@ pub(crate) mod boot;
 pub(crate) mod config_init;
 pub(crate) mod doctor;
 pub(crate) mod enable;
+pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod fsck;
 pub(crate) mod images;
@@ -25,6 +26,7 @@ pub(crate) mod supervise;
 pub(crate) mod texts;
 pub(crate) mod update;
 
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use runtime::folders::ServiceFolders;
@@ -40,8 +42,16 @@ use crate::service_name::ServiceName;
 /// # Errors
 /// [`Error::Io`].
 pub(crate) fn services(layout: &Layout) -> Result<Vec<ServiceName>, Error> {
+    service_names(&layout.services())
+}
+
+/// The services that have a folder in this one, by name.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn service_names(folder: &Path) -> Result<Vec<ServiceName>, Error> {
     let failed = |error| Error::io("list the services", error);
-    let entries = match fs_err::read_dir(layout.services()) {
+    let entries = match fs_err::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed(error)),

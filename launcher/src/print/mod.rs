@@ -4,6 +4,7 @@
 //! Colours appear on a terminal only, and not when `NO_COLOR` is set (anstream decides that).
 
 pub(crate) mod amount;
+pub(crate) mod event;
 pub(crate) mod progress;
 pub(crate) mod sentence;
 pub(crate) mod table;
@@ -34,6 +35,17 @@ pub(crate) fn data(text: &str) -> Result<(), Error> {
         .and_then(|()| out.write_all(ended.as_bytes()))
         .and_then(|()| out.flush())
         .map_err(|source| Error::Output { source })
+}
+
+/// The same with colours, where there may be some.
+///
+/// # Errors
+/// [`Error::Output`].
+pub(crate) fn coloured(text: &str) -> Result<(), Error> {
+    match AutoStream::choice(&io::stdout()) {
+        ColorChoice::Never => data(&anstream::adapter::strip_str(text).to_string()),
+        _ => data(text),
+    }
 }
 
 /// Whether standard output is a terminal.

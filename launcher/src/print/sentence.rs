@@ -38,6 +38,14 @@ pub(crate) fn updated(service: &str, release: &str, changed: &[String]) -> Strin
     }
 }
 
+/// `events`.
+pub(crate) fn unreadable_events(count: usize) -> String {
+    match count {
+        1 => "1 line of the event files is no event and is left out".to_owned(),
+        count => format!("{count} lines of the event files are no events and are left out"),
+    }
+}
+
 /// `rm`.
 pub(crate) fn removed_service(service: &str, kept: Option<&Path>) -> String {
     match kept {

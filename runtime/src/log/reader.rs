@@ -4,17 +4,16 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 
 use super::{Stream, decode};
 use crate::error::Error;
 use crate::folders::ServiceFolders;
+use crate::watch;
 
 /// How much is read at once.
 const BLOCK_BYTES: usize = 64 * 1024;
@@ -72,7 +71,7 @@ impl Reader<'_> {
         }
         self.print_all()?;
         let Some(watch) = watch else { return Ok(()) };
-        while wait(&watch)? {
+        while watch::wait(&watch, None)? {
             match watch.read_events() {
                 Ok(events) if self.follow(&events)? => {}
                 Ok(_) => return Ok(()),
@@ -193,24 +192,6 @@ impl Reader<'_> {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Waits until a file changed; `false` when nobody reads this process's standard output any more, which without a new
-/// line to write would never be noticed.
-fn wait(watch: &Inotify) -> io::Result<bool> {
-    let stdout = io::stdout();
-    // No event asked for: errors and hang-ups are always told (poll(2)).
-    let mut watched =
-        [PollFd::new(watch.as_fd(), PollFlags::POLLIN), PollFd::new(stdout.as_fd(), PollFlags::empty())];
-    loop {
-        match poll(&mut watched, PollTimeout::NONE) {
-            Ok(_) => break,
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let gone = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
-    Ok(!watched[1].revents().is_some_and(|events| events.intersects(gone)))
 }
 
 /// The generation whose output a file of this name is.
@@ -341,7 +322,7 @@ mod tests {
         let it = fixture();
         it.lines(10, &["ten"]);
         it.lines(9, &["nine", "and a half"]);
-        std::fs::write(it.folders.supervisor_log(), "not this").expect("written");
+        std::fs::write(it.folders.events(), "not this").expect("written");
         assert_eq!(it.read(Options::default()), "nine\nand a half\nten\n");
         let stamped = it.read(Options { timestamps: true, last: Some(1), ..Options::default() });
         assert_eq!(stamped, "2026-11-23T06:00:00.123456789Z ten\n");

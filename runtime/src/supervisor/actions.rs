@@ -107,7 +107,8 @@ impl Supervisor {
         let name = &running.definition.stop.signal;
         let number = signal_number(name).unwrap_or(nix::libc::SIGTERM);
         if let Err(error) = os::send_signal(pid, number) {
-            self.note(&format!("could not send {name} to process {pid}: {error}"));
+            let what = format!("could not send {name} to process {pid}");
+            self.trouble(&Failure::new(error.to_string()).within(what));
         }
     }
 
@@ -120,7 +121,7 @@ impl Supervisor {
         let path = running.cgroup.clone();
         let killed = crate::cgroup::Hierarchy::open().and_then(|hierarchy| hierarchy.at(&path).kill());
         if let Err(error) = killed {
-            self.note(&format!("could not kill the container's cgroup: {error}"));
+            self.trouble(&Failure::new(error.to_string()).within("could not kill the container's cgroup"));
         }
     }
 
@@ -147,7 +148,7 @@ impl Supervisor {
         }
         running.log.finish();
         if let Err(error) = cleared {
-            self.note(&Failure::of(&error).to_string());
+            self.trouble(&Failure::of(&error));
         }
     }
 
@@ -204,7 +205,7 @@ impl Supervisor {
                 None => remove_record(&self.folders),
             };
             if let Err(error) = restored {
-                self.note(&Failure::of(&error).to_string());
+                self.trouble(&Failure::of(&error));
             }
             return;
         }
@@ -223,7 +224,7 @@ impl Supervisor {
         running.record = next;
         match running.record.write(&self.folders) {
             Ok(()) => running.written = Some(running.record.clone()),
-            Err(error) => self.note(&Failure::of(&error).to_string()),
+            Err(error) => self.trouble(&Failure::of(&error)),
         }
     }
 }

@@ -11,6 +11,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::{Supervisor, now_unix_ms};
 use crate::error::Error;
+use crate::events::By;
 use crate::folders::ServiceFolders;
 use crate::lifecycle::Event;
 use crate::log::Stream;
@@ -28,12 +29,12 @@ pub(super) fn adoptable(folders: &ServiceFolders) -> Result<Option<Process>, Err
 }
 
 impl Supervisor {
-    /// Goes on with what the record says.
-    pub(super) fn take_up(&mut self) -> Result<(), Error> {
+    /// Goes on with what the record says, because of somebody.
+    pub(super) fn take_up(&mut self, by: By) -> Result<(), Error> {
         let alive = adoptable(&self.folders)?;
         let adopted = alive.and_then(|process| Some((self.kept(&process)?, process)));
         if adopted.is_none() {
-            super::clear_leftovers(&self.folders)?;
+            self.cleared |= super::clear_leftovers(&self.folders)?;
         }
         let record = Record::read(&self.folders)?
             .ok_or_else(|| Error::NotRunning { service: self.folders.name().to_owned() })?;
@@ -61,8 +62,7 @@ impl Supervisor {
             // A person wants it up who did not want it before.
             None => Event::Start,
         };
-        self.running = Some(running);
-        self.events.push_back(event);
+        self.begin_to_run(running, event, by);
         Ok(())
     }
 

@@ -10,11 +10,12 @@
 //!   stdout and stderr of the service ─────────▶ log, with no event
 //! ```
 //!
-//! A failing disk or system call never ends the loop while the service runs: it is noted in the supervisor's log.
+//! A failing disk or system call never ends the loop while the service runs: it is told as an event.
 
 mod actions;
 mod adopt;
 mod past;
+mod telling;
 mod update;
 
 use std::collections::VecDeque;
@@ -33,17 +34,20 @@ use crate::container::{self, Making};
 use crate::control::{self, Answer, Command, Conversation};
 use crate::definition::Definition;
 use crate::error::{Error, Failure};
+use crate::events::{By, EventFile, Kind};
 use crate::folders::ServiceFolders;
 use crate::health::Prober;
 use crate::history::{End, Person};
 use crate::host_files::HostFiles;
-use crate::lifecycle::{Event, Life};
+use crate::lifecycle::{Action, Event, Life};
 use crate::lock::{Lock, Tried};
 use crate::log::{Drained, Journal, LogWriter, Stream};
 use crate::memory::MemoryWatch;
 use crate::os;
 use crate::record::{self, Exit, Record};
 use crate::systemd::{self, Stage, Unit};
+pub(crate) use telling::entry;
+use telling::{Askers, Origin, Step};
 
 /// Clients at once; one more is turned away.
 const CLIENTS_MAX: usize = 32;
@@ -90,26 +94,42 @@ pub fn run_unit(folders: &ServiceFolders) -> Result<i32, Error> {
     match control::connect(&folders.next()) {
         Ok(stream) => {
             stream.set_nonblocking(true).map_err(failed)?;
-            clear_leftovers(folders)?;
+            supervisor.cleared |= clear_leftovers(folders)?;
             supervisor.clients.push(Conversation::new(stream));
         }
         // Nobody waits, or the one who did is gone.
-        Err(_) => supervisor.take_up()?,
+        Err(_) => supervisor.take_up(By::Systemd {})?,
     }
     Ok(supervisor.supervise())
 }
 
-/// Removes what is left of a service whose supervisor is gone for good.
+/// Removes what is left of a service whose supervisor is gone for good, as systemd wants it.
 ///
 /// # Errors
 /// [`Error::Busy`] when it has one, [`Error::Io`].
 pub fn clear(folders: &ServiceFolders) -> Result<(), Error> {
+    clear_by(folders, By::Systemd {}, false)
+}
+
+/// The same for somebody, who may want it down from now on.
+pub(crate) fn clear_by(folders: &ServiceFolders, by: By, wanted_down: bool) -> Result<(), Error> {
     let tried = Lock::try_hold(&folders.lock())
         .map_err(|error| Error::Io { doing: "lock the service", source: error })?;
-    match tried {
-        Tried::Held(_lock) => clear_leftovers(folders),
-        Tried::By(holder) => Err(Error::Busy { service: folders.name().to_owned(), holder }),
+    let _lock = match tried {
+        Tried::Held(lock) => lock,
+        Tried::By(holder) => return Err(Error::Busy { service: folders.name().to_owned(), holder }),
+    };
+    let cleared = clear_leftovers(folders)?;
+    let Some(mut record) = Record::read(folders)? else { return Ok(()) };
+    if wanted_down {
+        record.state = record::State::Stopped;
+        record.wanted = record::Wanted::Down;
+        record.write(folders)?;
     }
+    if cleared || wanted_down {
+        EventFile::of(folders).append(&entry(&record, Kind::Stopped { status: None }, by));
+    }
+    Ok(())
 }
 
 fn take_first_client() -> std::io::Result<Conversation> {
@@ -177,6 +197,10 @@ struct Supervisor {
     unit: Option<Unit>,
     /// Scopes that were made.
     scopes: u32,
+    event_file: EventFile,
+    askers: Askers,
+    /// Whether a supervisor that died had left something.
+    cleared: bool,
 }
 
 /// What the loop waits for.
@@ -204,9 +228,8 @@ impl Supervisor {
             Tried::Held(lock) => lock,
             Tried::By(holder) => return Ok(Begun::Busy(holder)),
         };
-        if unit.is_none() || adopt::adoptable(folders)?.is_none() {
-            clear_leftovers(folders)?;
-        }
+        let left_alone = unit.is_some() && adopt::adoptable(folders)?.is_some();
+        let cleared = !left_alone && clear_leftovers(folders)?;
         let listener = control::listen(&folders.control()).map_err(failed("make the supervisor's socket"))?;
         let mut wanted = SigSet::empty();
         for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT] {
@@ -231,10 +254,14 @@ impl Supervisor {
             ending: None,
             unit,
             scopes: 0,
+            event_file: EventFile::of(folders),
+            askers: Askers { start: By::Opsrun {}, stop: By::Opsrun {} },
+            cleared,
         })))
     }
 
     fn supervise(&mut self) -> i32 {
+        telling::tell_of_panics(&self.folders);
         loop {
             while let Some(event) = self.events.pop_front() {
                 self.happen(event);
@@ -331,7 +358,8 @@ impl Supervisor {
             Source::HostFiles => {
                 let files = self.running.as_ref().and_then(|running| running.host_files.as_ref());
                 if let Some(Err(error)) = files.map(HostFiles::refresh) {
-                    self.note(&format!("could not follow the host's resolv.conf and hosts: {error}"));
+                    let failure = Failure::new(error.to_string());
+                    self.trouble(&failure.within("could not follow the host's resolv.conf and hosts"));
                 }
             }
             Source::Output(index) => self.drain(index),
@@ -358,11 +386,11 @@ impl Supervisor {
     }
 
     fn obey(&mut self, command: &Command, index: usize) {
+        let by = self.clients.get(index).map_or(By::Opsrun {}, |client| By::peer(&client.stream));
         let refusal = match (command, &self.running) {
             (Command::Start { generation }, None) => match self.prepare(*generation) {
                 Ok(running) => {
-                    self.running = Some(running);
-                    self.events.push_back(Event::Start);
+                    self.begin_to_run(running, Event::Start, by);
                     None
                 }
                 Err(error) => {
@@ -370,7 +398,7 @@ impl Supervisor {
                     Some(Answer::Refused(Failure::of(&error)))
                 }
             },
-            (Command::Resume, None) => match self.take_up() {
+            (Command::Resume, None) => match self.take_up(by) {
                 Ok(()) => None,
                 Err(error) => {
                     self.ended = Some(1);
@@ -383,12 +411,19 @@ impl Supervisor {
             (Command::Stop, Some(_)) => {
                 let person = self.clients.get(index).and_then(|client| Person::at_other_end(&client.stream));
                 self.ending = Some(End::Stopped { person });
+                self.askers.stop = by;
                 self.events.push_back(Event::Stop);
                 None
             }
             (Command::Stop, None) => Some(Answer::Stopped),
             (Command::Update { limits, annotations }, _) => Some(match self.update(limits, annotations) {
-                Ok(changed) => Answer::Updated { changed },
+                Ok(limits) => {
+                    let changed = limits.keys().cloned().collect();
+                    if !limits.is_empty() {
+                        self.tell_by(Kind::Updated { limits }, by);
+                    }
+                    Answer::Updated { changed }
+                }
                 Err(error) => Answer::Refused(Failure::of(&error)),
             }),
         };
@@ -430,18 +465,35 @@ impl Supervisor {
         })
     }
 
-    /// One step of the life cycle.
+    /// From here on there is a service to keep up.
+    fn begin_to_run(&mut self, running: Running, event: Event, by: By) {
+        self.running = Some(running);
+        self.askers.start = by;
+        let process = i32::try_from(std::process::id()).unwrap_or(0);
+        self.tell(Kind::Supervised { process, cleared: self.cleared }, Origin::Start);
+        self.events.push_back(event);
+    }
+
+    /// One step of the life cycle. What happened is written down before anything is done about it, and that nothing runs
+    /// any more once that is so.
     fn happen(&mut self, event: Event) {
         let now = self.now();
         let Some(running) = &mut self.running else { return };
-        let before = running.life.state();
         let (life, actions) = running.life.clone().step(event.clone(), now);
-        running.life = life;
-        let after = running.life.state();
-        if before != after {
-            self.note(&format!("{before:?} → {after:?} by {event:?}"));
+        let before = std::mem::replace(&mut running.life, life);
+        let process = running.pid.map_or(0, Pid::as_raw);
+        let step =
+            Step { before: &before, event: &event, after: &running.life, actions: &actions, now, process };
+        let (last, first): (Vec<_>, Vec<_>) =
+            step.events().into_iter().partition(|(kind, _)| matches!(kind, Kind::Stopped { .. }));
+        for (kind, origin) in first {
+            self.tell(kind, origin);
         }
+        let mut last = last.into_iter();
         for action in actions {
+            if matches!(action, Action::Report(_) | Action::End) {
+                last.by_ref().for_each(|(kind, origin)| self.tell(kind, origin));
+            }
             self.act(action);
         }
         self.write_record();
@@ -465,6 +517,7 @@ impl Supervisor {
             match Signal::try_from(number) {
                 Ok(Signal::SIGCHLD) => {}
                 Ok(_) => {
+                    self.askers.stop = self.who_signals(&signal);
                     let asked = self.asked_to_end();
                     let halted = asked == Event::Halt;
                     self.ending = Some(if halted { End::HostDown } else { End::Stopped { person: None } });
@@ -528,6 +581,7 @@ impl Supervisor {
             Some(Ok(Some((count, sentence)))) => {
                 running.record.oom_kills = running.record.oom_kills.saturating_add(count);
                 running.log.remark(&format!("opsrun: {sentence}"));
+                self.tell(Kind::Oom { processes: count, message: sentence.clone() }, Origin::Own);
                 self.events.push_back(Event::OutOfMemory(sentence));
             }
             Some(Ok(None)) | None => {}
@@ -545,6 +599,14 @@ impl Supervisor {
         }
         if let Some(verdict) = verdict {
             self.events.push_back(Event::Probed(verdict));
+        }
+    }
+
+    /// systemd's own process sends it when it stops the unit.
+    fn who_signals(&self, signal: &nix::libc::signalfd_siginfo) -> By {
+        match (&self.unit, signal.ssi_pid) {
+            (Some(_), 1) => By::Systemd {},
+            (_, process) => By::process(process.cast_signed(), signal.ssi_uid),
         }
     }
 
@@ -576,21 +638,13 @@ impl Supervisor {
         }
         unit.tell(stage, &status);
     }
-
-    /// One line in the supervisor's own log.
-    fn note(&self, text: &str) {
-        use std::io::Write;
-        let time = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
-        let log = std::fs::OpenOptions::new().append(true).create(true).open(self.folders.supervisor_log());
-        // OK to ignore: with a full disk there is nowhere else to say it.
-        let _ = log.and_then(|mut log| writeln!(log, "{time} {text}"));
-    }
 }
 
-/// Kills and removes what a supervisor that died left behind.
-pub(crate) fn clear_leftovers(folders: &ServiceFolders) -> Result<(), Error> {
-    let Some(mut record) = Record::read(folders)? else { return Ok(()) };
-    let Some(process) = record.process.take() else { return Ok(()) };
+/// Kills and removes what a supervisor that died left behind; whether it lived.
+fn clear_leftovers(folders: &ServiceFolders) -> Result<bool, Error> {
+    let Some(mut record) = Record::read(folders)? else { return Ok(false) };
+    let Some(process) = record.process.take() else { return Ok(false) };
+    let alive = process.is_alive();
     let cgroup = PathBuf::from(&process.cgroup);
     container::clear(&folders.run, &cgroup)?;
     past::note_lost(folders, record.generation, &process)?;
@@ -598,7 +652,8 @@ pub(crate) fn clear_leftovers(folders: &ServiceFolders) -> Result<(), Error> {
     record.health = record::Health::Unknown;
     record.started_at_ms = None;
     record.changed_at_ms = now_unix_ms();
-    record.write(folders)
+    record.write(folders)?;
+    Ok(alive)
 }
 
 pub(crate) fn make_private_folder(folder: &std::path::Path) -> std::io::Result<()> {

@@ -9,13 +9,14 @@ use crate::record::{Process, State};
 
 impl Supervisor {
     /// The generation serves.
-    pub(super) fn note_serving(&self) {
+    pub(super) fn note_serving(&mut self) {
         let Some(running) = &self.running else { return };
-        self.noted(History::of(&self.folders).serves(running.definition.generation));
+        let noted = History::of(&self.folders).serves(running.definition.generation);
+        self.noted(noted);
     }
 
     /// The generation has come to its end, if it has.
-    pub(super) fn note_end(&self) {
+    pub(super) fn note_end(&mut self) {
         let Some(running) = &self.running else { return };
         let reason = || running.life.last_failure().cloned().unwrap_or_else(|| Failure::new("it ended"));
         let end = match running.life.state() {
@@ -26,13 +27,14 @@ impl Supervisor {
             }),
             State::Starting | State::Running | State::BackingOff | State::Stopping => return,
         };
-        self.noted(History::of(&self.folders).ended(running.definition.generation, end));
+        let noted = History::of(&self.folders).ended(running.definition.generation, end);
+        self.noted(noted);
     }
 
     /// A history that cannot be written is no reason to leave a service alone.
-    fn noted(&self, noted: Result<(), Error>) {
+    fn noted(&mut self, noted: Result<(), Error>) {
         if let Err(error) = noted {
-            self.note(&Failure::of(&error).to_string());
+            self.trouble(&Failure::of(&error));
         }
     }
 }

@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 use super::Supervisor;
 use crate::cgroup::Hierarchy;
 use crate::error::Error;
+use crate::events::Changed;
 use crate::limits::{self, Limits};
 use crate::replace::replace_private_file;
 
 impl Supervisor {
     /// Makes `all` the limits of the running container; `annotations` go into its bundle beside them. The files that
-    /// were changed.
+    /// were changed, and how.
     ///
     /// # Errors
     /// [`Error::NotRunning`], [`Error::Limit`], [`Error::Io`]; everything is as before then.
@@ -21,7 +22,7 @@ impl Supervisor {
         &mut self,
         all: &Limits,
         annotations: &BTreeMap<String, String>,
-    ) -> Result<Vec<String>, Error> {
+    ) -> Result<BTreeMap<String, Changed>, Error> {
         let not_running = || Error::NotRunning { service: self.folders.name().to_owned() };
         let running = self.running.as_ref().filter(|it| it.pid.is_some()).ok_or_else(not_running)?;
         let failed = |error| Error::Io { doing: "change the generation's limits", source: error };
@@ -48,7 +49,11 @@ impl Supervisor {
             let _ = limits::change(&leaf, &old);
             return Err(failed(error));
         }
-        Ok(changes.into_keys().collect())
+        let changed = |(file, after): (String, String)| {
+            let before = old.get(&file).map_or_else(String::new, |text| text.trim().to_owned());
+            (file, Changed { before, after })
+        };
+        Ok(changes.into_iter().map(changed).collect())
     }
 }
 
