@@ -92,12 +92,20 @@ fn records_that_are_damaged_are_found_and_repaired() {
         let folder = store.join(folder);
         std::fs::read_dir(folder).expect("list").next().expect("one").expect("entry").path()
     };
-    for damage in
-        ["layer.json", "files.gz", "image.json", "config.json", "tags.json", "layer", "image", "stranger"]
-    {
+    for damage in [
+        "layer.json",
+        "files.gz",
+        "frame.gz",
+        "image.json",
+        "config.json",
+        "tags.json",
+        "layer",
+        "image",
+        "stranger",
+    ] {
         host.load("busybox-1.tar");
         match damage {
-            "layer.json" | "files.gz" => spoil(&first("layers/sha256").join(damage)),
+            "layer.json" | "files.gz" | "frame.gz" => spoil(&first("layers/sha256").join(damage)),
             "image.json" | "config.json" => spoil(&first("images/sha256").join(damage)),
             "tags.json" => spoil(&store.join(damage)),
             "layer" => std::fs::remove_dir_all(first("layers/sha256")).expect("remove it"),

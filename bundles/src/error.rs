@@ -265,6 +265,16 @@ pub enum Error {
         /// What it can mean, sorted.
         have: Vec<String>,
     },
+    /// A layer was unpacked by an opsrun that did not keep what its tar consists of.
+    #[error(
+        "{image} cannot be saved: its layer {layer} was loaded by an older opsrun, which kept its files only"
+    )]
+    NoFrame {
+        /// The image.
+        image: String,
+        /// The layer.
+        layer: Digest,
+    },
     /// The image cannot be removed because somebody uses it.
     #[error("{image} is in use by {by}")]
     ImageInUse {

@@ -47,6 +47,17 @@ pub(crate) enum Command {
             \n  podman save keystone:zed | opsrun load -"
     )]
     Load(Load),
+    /// Save images as an archive that docker, podman and skopeo read
+    #[command(
+        long_about = "Save images as an archive that docker, podman and skopeo read, and opsrun itself: with the same \
+            layers and the same configuration, so with the same id. The archive is there when it is complete, and not \
+            before.",
+        after_help = "Examples:\
+            \n  opsrun save keystone:zed -o keystone-zed.tar\
+            \n  opsrun save --format docker-archive keystone:zed keystone:epoxy -o both.tar\
+            \n  opsrun save keystone:zed | ssh other opsrun load -"
+    )]
+    Save(Save),
     /// List the images that are loaded
     #[command(after_help = "Examples:\n  opsrun images\n  opsrun images keystone --json")]
     Images(Images),
@@ -208,6 +219,32 @@ pub(crate) struct Load {
     pub tag: Option<Reference>,
     #[command(flatten)]
     pub form: Form,
+}
+
+/// `save`
+#[derive(Debug, Args)]
+pub(crate) struct Save {
+    /// Images, by name and tag or by id; one that is named by its id is saved without a name
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<Reference>,
+    /// File to write, or `-` for standard output; one that is there is replaced
+    #[arg(short, long, value_name = "FILE|-", default_value = "-")]
+    pub output: PathBuf,
+    /// Form of the archive
+    #[arg(long, value_name = "FORMAT", default_value = "oci-archive")]
+    pub format: ArchiveFormat,
+    /// Leave the layers uncompressed, as they are in a docker-archive anyway
+    #[arg(long)]
+    pub uncompressed: bool,
+}
+
+/// Forms of archives that images are saved in
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ArchiveFormat {
+    /// An OCI layout, which Docker reads as well
+    OciArchive,
+    /// As `docker save` writes it
+    DockerArchive,
 }
 
 /// `images`

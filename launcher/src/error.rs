@@ -29,6 +29,9 @@ pub(crate) enum Error {
         /// Why not; a broken pipe is no error to a person.
         source: io::Error,
     },
+    /// `save` would fill a terminal with an archive.
+    #[error("an archive cannot be written to a terminal")]
+    ArchiveToTerminal,
     /// The command needs to be root.
     #[error("`{command}` must be run as root")]
     NotRoot {

@@ -19,6 +19,7 @@ pub(crate) fn hint(error: &Error) -> Option<String> {
         Error::StoreBroken { in_use: true, .. } => {
             Some("stop what runs from it, then: opsrun fsck --repair, and load the images again".into())
         }
+        Error::ArchiveToTerminal => Some("name a file: -o FILE".into()),
         // sudo drops the variable unless it is told.
         Error::NotRoot { command, root: Some(root) } => {
             Some(format!("sudo {ROOT_VARIABLE}={} {command}", root.display()))
@@ -115,6 +116,7 @@ fn bundles(error: &bundles::Error) -> Option<String> {
         }
         E::NoImage { .. } => "`opsrun images` lists what is loaded".into(),
         E::AmbiguousImage { have, .. } => format!("type one of: {}", have.join(", ")),
+        E::NoFrame { image, .. } => format!("opsrun rmi {image}, and load it again"),
         E::ImageInUse { by, .. } if by.contains(' ') => "wait until it has ended".into(),
         E::ImageInUse { by, .. } => format!("opsrun stop {by} && opsrun rm {by}"),
         E::NoUser { .. } => {

@@ -1,5 +1,6 @@
-//! Finds the images in what a person gives to `load`: an archive file, a layout folder, or standard input.
-//! Reads no layer and knows no store; it says where the layers' bytes are and what they must be.
+//! Finds the images in what a person gives to `load`: an archive file, a layout folder, or standard input. Also puts an
+//! archive where `save` is told to. Reads no layer and knows no store; it says where the layers' bytes are and what they
+//! must be.
 
 use std::fs::File;
 use std::io;
@@ -20,11 +21,15 @@ mod files;
 mod oci;
 mod platform;
 mod spool;
+mod target;
 
 pub(crate) use blob::{Blob, Blobs, Document};
 pub(crate) use files::FileRange;
 use files::Files;
 pub use platform::Platform;
+pub(crate) use spool::nameless;
+pub use target::Target;
+pub(crate) use target::{Fault, Outgoing};
 
 /// What to load from.
 #[derive(Clone, Debug, PartialEq, Eq)]

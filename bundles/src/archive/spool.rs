@@ -56,7 +56,7 @@ fn copy(
 }
 
 /// A file without a name, so that nothing stays behind however this process ends.
-fn nameless(folder: BorrowedFd) -> io::Result<OwnedFd> {
+pub(crate) fn nameless(folder: BorrowedFd) -> io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     match rustix::fs::openat(folder, ".", flags | OFlags::TMPFILE, Mode::RUSR | Mode::WUSR) {
         // Some file systems, such as older overlayfs, have no O_TMPFILE: open(2).

@@ -44,7 +44,7 @@ const LEFT_OUT: Attributes = Attributes { uid: 0, gid: 0, mode: 0o755, modified:
 /// The folder, and what it still wants done when everything is in it.
 pub(super) struct Folder {
     root: Rc<OwnedFd>,
-    /// Where folders go that something else takes the place of.
+    /// Where things go that something else takes the place of.
     trash: OwnedFd,
     thrown_away: u64,
     /// The folder used last; archives list the files of a folder one after the other.
@@ -203,6 +203,11 @@ impl Folder {
         Ok(())
     }
 
+    /// The folder, the trash, and whether that has got anything.
+    pub(super) fn into_parts(self) -> (Rc<OwnedFd>, OwnedFd, bool) {
+        (self.root, self.trash, self.thrown_away > 0)
+    }
+
     fn put_off(
         &mut self,
         path: Path,
@@ -230,15 +235,10 @@ impl Folder {
 
     fn make_way(&mut self, parent: &OwnedFd, name: &[u8]) -> Done {
         self.latest = None;
-        match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-            Err(Errno::ISDIR | Errno::PERM) => {
-                self.thrown_away += 1;
-                let aside = self.thrown_away.to_string();
-                rustix::fs::renameat(parent, name, &self.trash, aside)
-                    .map_err(failed("replace a folder by it"))
-            }
-            other => other.map_err(failed("replace what is there")),
-        }
+        // Not deleted: the layer's tar has it too, and is to be made again from what is on disk.
+        self.thrown_away += 1;
+        let aside = self.thrown_away.to_string();
+        rustix::fs::renameat(parent, name, &self.trash, aside).map_err(failed("replace what is there"))
     }
 
     /// The folder of that name, made if need be. One that takes the place of a whiteout does not let through what

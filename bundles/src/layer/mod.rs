@@ -4,17 +4,21 @@
 //! ```text
 //! thread:  blob ─▶ hash ─▶ decompress ─▶ parts ─┐          (stream.rs, compression.rs)
 //! caller:                  tar entries ◀─ hash ◀┘          (stream.rs, unpack.rs)
-//!                             └─▶ files below one folder   (folder.rs), and what they are (inventory.rs)
+//!                             ├─▶ files below one folder   (folder.rs), and what they are (inventory.rs)
+//!                             └─▶ what else the tar consists of                           (frame.rs)
 //! ```
 //! Nothing is believed before both hashes are right, so what is written must be harmless until then: it lies below
 //! one folder, and every path is resolved by the kernel as if that were the root.
 
 pub(crate) mod compression;
 mod folder;
+pub(crate) mod frame;
+pub(crate) mod gzip;
 pub(crate) mod inventory;
 mod stream;
 mod unpack;
 
+use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -34,14 +38,18 @@ pub(crate) struct Unpacked {
     pub(crate) entries: u64,
     /// The digest of each file's content.
     pub(crate) contents: inventory::Contents,
+    /// The digest of the frame, from which the layer's tar can be made again.
+    pub(crate) frame: frame::Framed,
 }
 
 /// Unpacks a layer into an empty folder and checks its digests. On an error the folder's content is worthless.
-/// `trash` is another empty folder of the same file system, for what a layer has first as a folder and then not.
+/// `trash` is another empty folder of the same file system, for what the layer itself replaces; `frame` an empty file,
+/// open for reading and writing.
 pub(crate) fn unpack(
     layer: &FoundLayer,
     into: OwnedFd,
     trash: OwnedFd,
+    frame: &File,
     progress: &mut dyn Progress,
 ) -> Result<Unpacked> {
     let mut first = [0; compression::MAGIC_BYTES];
@@ -61,7 +69,7 @@ pub(crate) fn unpack(
         }
     };
     let (outcome, verdict) = stream::run(blob, layer.blob.len(), compression, progress, |stream| {
-        unpack::entries(stream, into, trash)
+        unpack::entries(stream, into, trash, frame)
     });
     judge(layer, outcome, verdict)
 }

@@ -10,6 +10,7 @@ use rustix::fs::FileType;
 
 use super::Unpacked;
 use super::folder::{self, Attributes, Failure, Folder};
+use super::frame::Recording;
 use super::inventory::Contents;
 use super::stream::Hopeless;
 use crate::digest::{Digest, Hasher};
@@ -40,24 +41,34 @@ impl Hopeless for Trouble {
     }
 }
 
-/// Unpacks all entries into a folder. `trash` takes what they replace.
-pub(super) fn entries<S: Skip>(source: S, into: OwnedFd, trash: OwnedFd) -> Result<Unpacked, Trouble> {
+/// Unpacks all entries into a folder. `trash` takes what they replace, `frame` what the tar has beside contents of files.
+pub(super) fn entries<S: Skip>(
+    source: S,
+    into: OwnedFd,
+    trash: OwnedFd,
+    frame: &File,
+) -> Result<Unpacked, Trouble> {
     let mut folder = Folder::new(into, trash).map_err(|failure| from_failure(b"", failure))?;
-    let mut tape = Tape::new(source);
-    let mut unpacked = Unpacked { bytes: 0, entries: 0, contents: Contents::new() };
+    let mut tape = Tape::new(Recording::new(source, frame));
+    let (mut entries, mut bytes, mut contents) = (0, 0_u64, Contents::new());
     while let Some(entry) = tape.next().map_err(from_fault)? {
-        unpacked.entries += 1;
+        entries += 1;
         // Holes cost nothing, so this is not bounded by the disk.
-        unpacked.bytes =
-            unpacked.bytes.saturating_add(one(&mut tape, &entry, &mut folder, &mut unpacked.contents)?);
+        bytes = bytes.saturating_add(one(&mut tape, &entry, &mut folder, &mut contents)?);
     }
     folder.finish().map_err(|failure| from_failure(b"", failure))?;
-    Ok(unpacked)
+    let (root, trash, replaced) = folder.into_parts();
+    let frame = tape.into_source().finish(replaced, &root, &trash).map_err(|source| Trouble::Host {
+        entry: String::new(),
+        doing: "keep what its tar consists of".to_owned(),
+        source,
+    })?;
+    Ok(Unpacked { bytes, entries, contents, frame })
 }
 
 /// Unpacks one entry; how many bytes its file has.
 fn one<S: Skip>(
-    tape: &mut Tape<S>,
+    tape: &mut Tape<Recording<S>>,
     entry: &Entry,
     folder: &mut Folder,
     contents: &mut Contents,
@@ -85,8 +96,9 @@ fn one<S: Skip>(
         Kind::Folder => folder.folder(&path, &attributes).map_err(failed)?,
         Kind::File { real_size, sparse } => {
             let file = folder.file(&path).map_err(failed)?;
-            let digest = write(tape, &file, *real_size, sparse.as_deref(), entry)?;
             let inode = folder::inode(&file).map_err(failed)?;
+            let target = Target { file: &file, path: &path, inode };
+            let digest = write(tape, &target, *real_size, sparse.as_deref(), entry)?;
             // The number may have been one's that this layer had before and replaced.
             match digest {
                 Some(digest) => contents.insert(inode, digest),
@@ -140,11 +152,18 @@ fn whiteout(entry: &Entry, parent: &[u8], name: &[u8], folder: &mut Folder) -> R
     }
 }
 
+/// A file that is being written.
+struct Target<'a> {
+    file: &'a File,
+    path: folder::Path<'a>,
+    inode: u64,
+}
+
 /// Writes a file's data; where a sparse one has holes, nothing. The digest of the content, unless the file is sparse:
 /// its holes may be longer than anything that can be hashed.
 fn write<S: Skip>(
-    tape: &mut Tape<S>,
-    file: &File,
+    tape: &mut Tape<Recording<S>>,
+    target: &Target,
     real_size: u64,
     sparse: Option<&[Segment]>,
     entry: &Entry,
@@ -152,7 +171,9 @@ fn write<S: Skip>(
     let failed = |error: io::Error| from_failure(&entry.name, ("write it".to_owned(), error));
     let whole = [Segment { offset: 0, bytes: real_size }];
     let mut hasher = Hasher::default();
+    let file = target.file;
     for segment in sparse.unwrap_or(&whole) {
+        tape.source_mut().goes_into(target.path, target.inode, segment.offset, segment.bytes);
         let mut done = 0;
         while done < segment.bytes {
             let part = tape.data().map_err(from_fault)?;

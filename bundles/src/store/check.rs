@@ -222,6 +222,7 @@ impl Store {
             return Err(Error::StoreCorrupt { path, reason });
         }
         drop(list);
+        check_frame(&folder, record.frame.map(|frame| frame.digest))?;
         let unread = |error| Error::io(format!("read {}", path.display()), error);
         let mut inventory = File::open(&path).and_then(Inventory::open).map_err(unread)?;
         let mut recorded = inventory.next().map_err(unread)?;
@@ -363,6 +364,18 @@ impl Broken {
         }
         self.files.push((difference, format!("/{}", String::from_utf8_lossy(&file.path))));
     }
+}
+
+/// The frame must be the one that was written, unless the layer was unpacked before there were such.
+fn check_frame(folder: &Path, expected: Option<Digest>) -> Result<()> {
+    let Some(expected) = expected else { return Ok(()) };
+    let path = folder.join(LayerRecord::FRAME);
+    let found = disk::digest_of(&path)?.ok_or_else(|| Error::StoreMissing { path: path.clone() })?;
+    if found != expected {
+        let reason = "its digest is not the one in layer.json".to_owned();
+        return Err(Error::StoreCorrupt { path, reason });
+    }
+    Ok(())
 }
 
 /// What is called by a digest in a folder, and what is not.

@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Hashing};
 use crate::error::{Error, Result};
 
 /// How deep a folder may be before its sub-folders are brought up to be removed: every level costs a descriptor.
@@ -20,6 +20,20 @@ const DEPTH_MAX: usize = 32;
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     match std::fs::read(path) {
         Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(format!("read {}", path.display()), error)),
+    }
+}
+
+/// The digest of a file, however large; nothing if it is not there.
+pub(super) fn digest_of(path: &Path) -> Result<Option<Digest>> {
+    let hashed = File::open(path).and_then(|file| {
+        let mut hashing = Hashing::new(file);
+        io::copy(&mut hashing, &mut io::sink())?;
+        Ok(hashing.finish().0)
+    });
+    match hashed {
+        Ok(digest) => Ok(Some(digest)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io(format!("read {}", path.display()), error)),
     }

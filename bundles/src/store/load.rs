@@ -114,9 +114,14 @@ impl Work<'_> {
         let (root, trash) = (folder.join("root"), self.folder.join("trash"));
         disk::create_folder(&folder, 0o755)?;
         disk::create_folder(&root, 0o755)?;
-        let unpacked = layer::unpack(layer, disk::open_folder(&root)?, disk::open_folder(&trash)?, progress)?;
+        let frame = folder.join(LayerRecord::FRAME);
+        let frame = File::options().read(true).write(true).create_new(true).open(&frame);
+        let frame = frame.map_err(|error| Error::io(format!("write {}", folder.display()), error))?;
+        let (into, aside) = (disk::open_folder(&root)?, disk::open_folder(&trash)?);
+        let unpacked = layer::unpack(layer, into, aside, &frame, progress)?;
         let files = list_files(&root, &unpacked.contents, &folder.join(LayerRecord::FILES))?;
-        LayerRecord::new(layer.diff_id, unpacked.bytes, unpacked.entries, files).write(&folder)?;
+        LayerRecord::new(layer.diff_id, unpacked.bytes, unpacked.entries, files, unpacked.frame)
+            .write(&folder)?;
         // The next layer's may get the same names.
         disk::empty(&trash)?;
         self.layers.push(layer.diff_id);

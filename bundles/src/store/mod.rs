@@ -9,8 +9,9 @@
 //! images/sha256/HEX/config.json   the image's configuration, byte for byte; HEX is its digest, Docker's IMAGE ID
 //!                   image.json    its manifest's digest, its layers, when it was loaded
 //! layers/sha256/HEX/root/         a layer as overlayfs takes it; HEX is its diff id, the digest of the plain tar
-//!                   layer.json    its size, and the digest of:
+//!                   layer.json    its size, and the digests of:
 //!                   files.gz      each of its files with all that is known of it, by which `check` tells what has changed
+//!                   frame.gz      what its tar has beside the contents of files, by which `save` makes it again
 //! tmp/                            what is being made or removed; emptied by whoever gets the lock
 //! ```
 //! Images and layers are made in `tmp`, brought to disk together, and renamed to where they belong; after that they
@@ -33,12 +34,14 @@ mod lock;
 mod prune;
 mod records;
 mod remove;
+mod save;
 
 pub use check::{Broken, Checked, Difference, FILES_NAMED_MAX, Repair, Subject};
 pub use lock::Held;
 pub use prune::Unneeded;
 use records::{ImageRecord, LayerRecord, Tags};
 pub use remove::Removed;
+pub use save::SaveFormat;
 
 /// The version of all that is described above.
 const VERSION: u32 = 1;

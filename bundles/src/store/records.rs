@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::disk;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::layer::frame::Framed;
 use crate::reference::Reference;
 
 /// The version of each of these files.
@@ -54,15 +55,20 @@ pub(super) struct LayerRecord {
     /// The digest of the list of its files; none if it was unpacked before there were such lists.
     #[serde(default)]
     pub(super) files: Option<Digest>,
+    /// Its frame; none if it was unpacked before there were such.
+    #[serde(default)]
+    pub(super) frame: Option<Framed>,
 }
 
 impl LayerRecord {
     pub(super) const FILE: &str = "layer.json";
     /// The list of the layer's files.
     pub(super) const FILES: &str = "files.gz";
+    /// What the layer's tar has beside the contents of files.
+    pub(super) const FRAME: &str = "frame.gz";
 
-    pub(super) fn new(diff_id: Digest, bytes: u64, entries: u64, files: Digest) -> Self {
-        Self { version: VERSION, diff_id, bytes, entries, files: Some(files) }
+    pub(super) fn new(diff_id: Digest, bytes: u64, entries: u64, files: Digest, frame: Framed) -> Self {
+        Self { version: VERSION, diff_id, bytes, entries, files: Some(files), frame: Some(frame) }
     }
 
     /// The record in a layer's folder; nothing if there is none.

@@ -12,6 +12,7 @@ use std::io::{self, BufRead};
 mod header;
 mod pax;
 mod sparse;
+pub(crate) mod write;
 
 use header::{BLOCK, Header};
 use pax::Records;
@@ -169,6 +170,16 @@ impl<S: Skip> Tape<S> {
         self.source.consume(bytes);
         self.at += bytes as u64;
         self.data_left -= bytes as u64;
+    }
+
+    /// The source, which must not be read from while the archive is.
+    pub(crate) fn source_mut(&mut self) -> &mut S {
+        &mut self.source
+    }
+
+    /// The source, behind what was read of the archive.
+    pub(crate) fn into_source(self) -> S {
+        self.source
     }
 
     /// Whether the archive's end was marked as such, by a block of zeros, rather than just reached.

@@ -8,5 +8,6 @@ mod kinds;
 mod layers;
 mod limits;
 mod names;
+mod save;
 mod store;
 mod tools;

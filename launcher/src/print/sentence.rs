@@ -68,6 +68,11 @@ pub(crate) fn layers_unpacked(layers: usize) -> String {
     }
 }
 
+/// `save`.
+pub(crate) fn saved(names: &str, into: &str) -> String {
+    format!("{names} is saved to {into}")
+}
+
 /// `load`, while another process changes the store.
 pub(crate) fn waiting_for_store(pid: Option<u32>) -> String {
     match pid {
