@@ -158,15 +158,20 @@ fn runtime(error: &runtime::Error) -> Option<String> {
         E::PortTaken { .. } => {
             "stop what listens there, or give one of the two another port in its configuration".into()
         }
+        E::StartFailed { source, .. } if is_of_limits(source) => HOST_LIMITS.into(),
         E::StartFailed { service, .. } => format!("opsrun logs {service}"),
+        E::NotUpdated { source, .. } if is_of_limits(source) && !source.to_string().contains("killed") => {
+            HOST_LIMITS.into()
+        }
+        E::NotUpdated { service, .. } => {
+            format!("give it more than `opsrun stats {service}` says, or start it anew with that limit")
+        }
         E::NoOverlay => NO_OVERLAY.into(),
         E::Seccomp { .. } => "opsrun doctor; or choose another `seccomp` in the service's settings".into(),
         E::Limit { source, .. } if source.to_string().contains("cgroup v1") => {
             "boot with systemd.unified_cgroup_hierarchy=1, or go without: --allow-unenforced".into()
         }
-        E::Limit { .. } => {
-            "`opsrun doctor` says what the host offers; --allow-unenforced goes without".into()
-        }
+        E::Limit { .. } => HOST_LIMITS.into(),
         E::CgroupsReadOnly => "mount -o remount,rw /sys/fs/cgroup".into(),
         E::NoTerminal => "leave out -t".into(),
         E::RecordCorrupt { path, .. } => {
@@ -188,7 +193,14 @@ fn runtime(error: &runtime::Error) -> Option<String> {
 
 const DISK_FULL: &str = "`df -h` and `df -i` show what is full; `opsrun rmi IMAGE` frees what an image needs";
 
+const HOST_LIMITS: &str = "`opsrun doctor` says what the host offers; --allow-unenforced goes without";
+
 const NO_OVERLAY: &str = "modprobe overlay; `opsrun doctor` says what else the kernel lacks";
+
+/// Whether what a supervisor says is that the host cannot keep a limit ([`runtime::Error::Limit`]).
+fn is_of_limits(failure: &runtime::Failure) -> bool {
+    failure.causes.iter().any(|cause| cause.starts_with("could not set the limit"))
+}
 
 /// The way out of what the kernel refused.
 fn system(error: &io::Error) -> Option<String> {

@@ -153,6 +153,14 @@ pub enum Error {
         /// What it said.
         source: Failure,
     },
+    /// The limits of what runs could not be changed, and are as before.
+    #[error("the limits of {service} are as before")]
+    NotUpdated {
+        /// The service.
+        service: String,
+        /// Why.
+        source: Failure,
+    },
     /// systemd could not do something with a unit.
     #[error("systemd could not {verb} {unit}")]
     Systemd {

@@ -59,7 +59,7 @@ pub(crate) fn may_be_unenforced(spec: &Spec) -> bool {
 }
 
 /// Writes every limit and reads it back. Those that cannot be kept are an error, or, when `may_be_unenforced`, what is
-/// returned: each controller once.
+/// returned: each controller that is missing once, and files that are missing although their controller is there.
 ///
 /// # Errors
 /// [`Error::Limit`].
@@ -72,7 +72,10 @@ pub(crate) fn enforce(
     for (file, value) in limits {
         match set(leaf, file, value) {
             Ok(()) => {}
-            Err(_) if may_be_unenforced => unenforced.push(controller(file).to_owned()),
+            Err(_) if may_be_unenforced => {
+                let all_of_it = leaf.lacks(controller(file)).is_some();
+                unenforced.push(if all_of_it { controller(file) } else { file.as_str() }.to_owned());
+            }
             Err(error) => return Err(error),
         }
     }
@@ -89,15 +92,16 @@ pub(crate) fn change(leaf: &Cgroup<'_>, limits: &Limits) -> Result<(), Error> {
     let mut done: Vec<(&str, String)> = Vec::new();
     for (file, value) in limits {
         let before = leaf.read(file).unwrap_or_default();
-        let changed = refuse_what_kills(leaf, file, value).and_then(|()| set(leaf, file, value));
+        let wanted = in_place_of(&before, value, file);
+        let changed = refuse_what_kills(leaf, file, value).and_then(|()| set(leaf, file, &wanted));
+        done.push((file, before));
         if let Err(error) = changed {
             for (file, before) in done {
                 // The best that can be done: the error that led here is the one to report.
-                let _ = write_all(leaf, file, &before);
+                let _ = write_all(leaf, file, &in_place_of(&limits[file], &before, file));
             }
             return Err(error);
         }
-        done.push((file, before));
     }
     Ok(())
 }
@@ -126,6 +130,27 @@ fn set(leaf: &Cgroup<'_>, file: &str, value: &str) -> Result<(), Error> {
         None => Ok(()),
         Some(_) => Err(refusal(file, value, format!("the kernel made {} of it", found.trim()))),
     }
+}
+
+/// What is to be written so that a file says `wanted` and nothing more. `io.max` keeps what it is not told of: the devices,
+/// and the rates of a device, that it said before.
+fn in_place_of(before: &str, wanted: &str, file: &str) -> String {
+    if file != "io.max" {
+        return wanted.to_owned();
+    }
+    let mut lines: Vec<String> = wanted.lines().map(str::to_owned).collect();
+    for line in before.lines() {
+        let (device, rates) = line.split_once(' ').unwrap_or((line, ""));
+        let now = wanted.lines().find(|line| line.split_whitespace().next() == Some(device)).unwrap_or("");
+        let is_said = |key: &str| now.split_whitespace().any(|word| word.split('=').next() == Some(key));
+        let keys = rates.split_whitespace().filter_map(|rate| rate.split('=').next());
+        let dropped: Vec<String> =
+            keys.filter(|key| !is_said(key)).map(|key| format!(" {key}=max")).collect();
+        if !dropped.is_empty() {
+            lines.push(format!("{device}{}", dropped.concat()));
+        }
+    }
+    lines.join("\n")
 }
 
 /// `io.max` takes one device at a time.
@@ -272,6 +297,18 @@ mod tests {
         ] {
             assert_eq!(holds(found, wanted), same, "{found:?} for {wanted:?}");
         }
+    }
+
+    #[test]
+    fn what_io_max_is_not_told_of_any_more_is_taken_back() {
+        let before = "8:0 rbps=max wbps=1 riops=max wiops=max\n8:16 rbps=max wbps=2 riops=max wiops=max\n";
+        assert_eq!(
+            in_place_of(before, "8:0 riops=5", "io.max"),
+            "8:0 riops=5\n8:0 rbps=max wbps=max wiops=max\n8:16 rbps=max wbps=max riops=max wiops=max"
+        );
+        assert_eq!(in_place_of("", "8:0 wbps=1", "io.max"), "8:0 wbps=1");
+        assert_eq!(in_place_of("8:0 wbps=1", "", "io.max"), "8:0 wbps=max");
+        assert_eq!(in_place_of("100", "200", "cpu.weight"), "200");
     }
 
     #[test]
