@@ -183,7 +183,12 @@ pub fn stop(folders: &ServiceFolders) -> Result<Stopped, Error> {
             let person = Some(Person::of_this_process());
             History::of(folders).ended(record.generation, End::Stopped { person })?;
             supervisor::clear_by(folders, By::this_process(), true)?;
-            Ok(stopped(began))
+            let stopped = stopped(began);
+            if record.state == State::CrashLoop && systemd::keeps(folders) {
+                // Or the unit of what is down as wanted would stay failed.
+                let _ = systemd::systemctl("reset-failed", folders.name());
+            }
+            Ok(stopped)
         }
     }
 }
@@ -192,7 +197,7 @@ pub fn stop(folders: &ServiceFolders) -> Result<Stopped, Error> {
 /// `annotations` go into the generation's bundle. The cgroup's files whose values are others now.
 ///
 /// # Errors
-/// [`Error::NotRunning`]; [`Error::Limit`] or [`Error::Supervisor`] with the reason.
+/// [`Error::NotRunning`]; [`Error::NotUpdated`] with the reason.
 pub fn update(
     folders: &ServiceFolders,
     limits: &Limits,
@@ -206,6 +211,7 @@ pub fn update(
     said.map_err(|error| Error::Io { doing: "talk to the supervisor", source: error })?;
     match hear(&mut supervisor, folders)? {
         Answer::Updated { changed } => Ok(changed),
+        Answer::Refused(source) => Err(Error::NotUpdated { service: folders.name().to_owned(), source }),
         other => Err(refusal(other, folders)),
     }
 }

@@ -189,6 +189,10 @@ fn cgroups() -> Fact {
         |folder: &Path| fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
     let top = Path::new(cgroup::MOUNT);
     let beside = top.join("unified");
+    if cgroup::is_v2(top) && cgroup::Hierarchy::open().is_ok_and(|found| found.is_read_only()) {
+        return Fact::new("cgroups", Verdict::Missing, "mounted read-only: no container can be made")
+            .hint("mount -o remount,rw /sys/fs/cgroup");
+    }
     judge_cgroups(
         cgroup::is_v2(top).then(|| controllers(top)),
         cgroup::is_v2(&beside).then(|| controllers(&beside)),
@@ -310,7 +314,7 @@ fn systemd() -> Fact {
         return Fact::new(name, Verdict::Good, "runs this host");
     }
     Fact::new(name, Verdict::Limited, "does not run this host: services are not started at boot")
-        .hint("start services again after a boot with opsrun start")
+        .hint("have its init run `opsrun boot` at its start, which starts what is enabled")
 }
 
 fn syslog() -> Fact {
