@@ -88,6 +88,11 @@ fn a_host_with_busybox_and_the_program_is_enough() {
 }
 
 #[test]
+fn a_controller_that_is_missing_is_named_and_the_others_hold() {
+    Guest::new(&["--minimal", "--kernel", "cgroup_disable=pids"], &["busybox-1.tar"]).run("lacking.sh", &[]);
+}
+
+#[test]
 fn keystone_answers_by_itself_after_a_reboot_with_systemd() {
     let guest =
         Guest::new(&["--debian", "trixie", "--memory", "2G", "--timeout", "900"], &["keystone-zed.tar"])

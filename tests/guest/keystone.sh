@@ -24,13 +24,24 @@ printf 'health = { check = "http", path = "/v3", timeout = "20s", start_timeout 
 check "db_sync" opsrun run --rm keystone:zed keystone-manage db_sync
 check "start" opsrun start keystone:zed
 check "it answers" answers 5000 /v3
-check "within 512 MiB" is "$(find /sys/fs/cgroup -path '*/keystone-g1/memory.max' -exec cat {} +)" 536870912
+check "within 512 MiB" is "$(value keystone memory.max)" 536870912
 check "it is keystone" grep -q '"id": *"v3' /tmp/answer
 if [ -d /run/systemd/system ]; then
+    agree() { is "$(state keystone) $(systemctl is-active opsrun@keystone)" "$1"; }
+    check "opsrun and systemd agree" agree "running active"
     check "systemctl stop" systemctl stop opsrun@keystone
-    check "it is stopped" is "$(state keystone)" stopped
+    check "it answers no more" fails answers 5000 /v3
+    check "both say so" agree "stopped inactive"
+    check "nothing is left" until_true 5 none_left
     check "systemctl start" systemctl start opsrun@keystone
-    check "it answers again" answers 5000 /v3
+    check "it answers" answers 5000 /v3
+    check "both say so" agree "running active"
+    container=$(process keystone)
+    check "systemctl restart" systemctl restart opsrun@keystone
+    check "it answers" answers 5000 /v3
+    check "as another container" fails is "$(process keystone)" "$container"
+    check "both say so" agree "running active"
+    check "within 512 MiB" is "$(value keystone memory.max)" 536870912
 fi
 check "enable" opsrun enable keystone
 sync

@@ -9,13 +9,25 @@ check() {
     else
         echo "FAILED $what: \`$*\` ended with $?: $(cat /tmp/said)"
         opsrun ps || :
-        tail -n 20 /var/log/opsrun/*/*.log 2>/dev/null || :
+        tail -n 20 "${OPSRUN_ROOT:-}"/var/log/opsrun/*/*.log 2>/dev/null || :
         if command -v journalctl > /dev/null; then journalctl --no-pager -n 40 -u 'opsrun@*'; fi
         exit 1
     fi
 }
 
 fails() { ! "$@"; }
+
+# refused TEXT COMMAND...: it fails, and with this among its words, which are in the file `said` then.
+refused() {
+    text=$1
+    shift
+    if "$@" > said 2>&1; then
+        echo "it went well"
+        return 1
+    fi
+    cat said
+    grep -qF -e "$text" said
+}
 
 is() { [ "$1" = "$2" ] || { echo "expected '$2', got '$1'"; false; }; }
 
@@ -35,6 +47,13 @@ column() { opsrun ps | awk -v service="$1" -v column="$2" '$1 == service { print
 state() { column "$1" 3; }
 process() { opsrun inspect "$1" | sed -n 's/^ *"process": \([0-9]*\),*$/\1/p' | head -n 1; }
 supervisor() { opsrun inspect "$1" | sed -n 's/^ *"supervisor": \([0-9]*\),*$/\1/p' | head -n 1; }
+
+# The cgroup of a service's container, and what a file of it says.
+leaf() { find /sys/fs/cgroup -type d -name "$1-g*"; }
+value() { cat "$(leaf "$1")/$2"; }
+
+# Hundredths of a second since the boot.
+uptime_cs() { sed 's/\.\([0-9]*\) .*/\1/' /proc/uptime; }
 
 answers() { busybox wget -q -O /tmp/answer "http://127.0.0.1:$1$2"; }
 

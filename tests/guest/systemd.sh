@@ -1,6 +1,6 @@
 #!/bin/sh
 # Inside a Debian guest: opsrun and systemctl do the same to a service and agree on it afterwards; nothing that is done to
-# a supervisor's unit touches its container.
+# a supervisor's unit touches its container; limits hold in the container's scope.
 set -eu
 # shellcheck source=tests/guest/shell.sh
 . ./shell.sh
@@ -15,13 +15,16 @@ OPSRUN_BINARY=/usr/local/bin/opsrun check "install" ./install
 check "load" opsrun load busybox-1.tar
 web_service web 8080
 
-check "opsrun start" opsrun start web:1
+check "a service that never was is no unit to start" fails systemctl start opsrun@nothing
+check "opsrun start" opsrun start web:1 --memory 64m --cpus 0.9 --pids-limit 60
 check "the unit is up when the command returns" active
 check "the unit is of no login session" test "$(cgroup_of "$(supervisor web)")" = "/system.slice/system-opsrun.slice/$unit"
 case $(cgroup_of "$(process web)") in
 /opsrun.slice/opsrun-web-g1-*.scope/web-g1) echo "ok the container has a scope of its own" ;;
 *) check "the container has a scope of its own" false ;;
 esac
+limits() { echo "$(value web memory.max) $(value web cpu.max) $(value web pids.max)"; }
+check "with its limits" is "$(limits)" "67108864 90000 100000 60"
 check "its status says release and health" sh -c "systemctl status $unit | grep -q 'Status: \"web 1: running, healthy'"
 check "exec" sh -c 'opsrun exec web cat /proc/self/cgroup | grep -q opsrun.slice'
 
@@ -29,19 +32,29 @@ container=$(process web)
 first=$(supervisor web)
 check "daemon-reload" systemctl daemon-reload
 check "it touches nothing" is "$(process web) $(supervisor web)" "$container $first"
+check "nor the limits" is "$(limits)" "67108864 90000 100000 60"
 check "kill -9 of the supervisor" systemctl kill -s KILL "$unit"
 other_supervisor() { second=$(supervisor web) && [ -n "$second" ] && [ "$second" != "$first" ] && active; }
 check "another one comes" until_true 20 other_supervisor
 check "and the container runs on" is "$(process web)" "$container"
 check "which answers" answers 8080 /
 check "there is one" is "$(scopes)" 1
+check "the new supervisor updates it" opsrun update web --memory 72m
+check "at once" is "$(limits)" "75497472 90000 100000 60"
+fails opsrun exec web tail /dev/zero
+out_of_memory() { opsrun status web | grep 'killed: out of memory, limit 72 MiB'; }
+check "and tells of a worker that was killed for want of memory" until_true 20 out_of_memory
+check "alone" is "$(process web) $(state web)" "$container running"
 kill -9 "$container"
 again() { now=$(process web) && [ -n "$now" ] && [ "$now" != "$container" ] && [ "$(state web)" = running ]; }
 check "the new supervisor notices the end of what it took over" until_true 30 again
 
+check "with the limits as they were updated" is "$(limits)" "75497472 90000 100000 60"
+
 check "systemctl restart" systemctl restart "$unit"
 check "is running again" is "$(state web)" running
 check "in one container" is "$(scopes)" 1
+check "and the same limits" is "$(limits)" "75497472 90000 100000 60"
 check "systemctl stop" systemctl stop "$unit"
 check "opsrun agrees" is "$(state web)" stopped
 check "and knows that it is wanted so" wanted down
@@ -70,19 +83,44 @@ check "start for the crash loop" opsrun start web
 # The generation's copy is what runs: from the next start on it ends at once.
 for conf in /var/lib/opsrun/services/web/generations/*/conf/busybox.conf; do echo 'exit 3' >> "$conf"; done
 kill -9 "$(process web)"
+restarts=$(systemctl show --property NRestarts "$unit")
+restarts=${restarts#*=}
 check "a crash loop fails the unit" until_true 60 failed
 check "and opsrun says so" is "$(state web)" crash-loop
 check "systemctl status says why" sh -c "systemctl status $unit | grep -q 'Status: .*crash loop; it failed 3 times in a row'"
 check "nothing of it is left" until_true 5 none_left
-check "it is started again by hand" opsrun start web
+busybox sleep 1
+check "systemd does not restart it away" is "$(systemctl is-active $unit) $(systemctl show --property NRestarts $unit)" \
+    "failed NRestarts=$restarts"
+check "opsrun stop" opsrun stop web
+check "opsrun and systemd agree that it is down" is "$(state web) $(systemctl is-active $unit)" "stopped inactive"
 
-check "stop for a slow start" opsrun stop web
+# Times shorter than what is done takes, and a supervisor that hangs.
 mkdir -p "/run/systemd/system/$unit.d"
-printf '[Service]\nTimeoutStartSec=3\n' > "/run/systemd/system/$unit.d/short.conf"
+printf '[Service]\nTimeoutStartSec=3\nTimeoutStopSec=3\nWatchdogSec=6\n' > "/run/systemd/system/$unit.d/short.conf"
 systemctl daemon-reload
-echo 'sleep 8' >> /opt/web/conf/busybox.conf
+cat >> /opt/web/conf/busybox.conf <<'END'
+trap 'sleep 5; echo "ended as it wanted"; exit' TERM
+sleep 5
+httpd -f -p "$listen" -h /www &
+wait
+wait
+END
 check "a slow start takes the time it needs" opsrun start web
 cp good.conf /opt/web/conf/busybox.conf
+container=$(process web)
+first=$(supervisor web)
+check "a supervisor hangs" kill -STOP "$first"
+check "the watchdog replaces it" until_true 30 other_supervisor
+check "as systemd says" sh -c "journalctl -q -u $unit | grep 'Watchdog timeout'"
+check "and the container runs on" is "$(process web)" "$container"
+check "under the new one" is "$(state web) $(scopes)" "running 1"
+check "a slow stop" systemctl stop "$unit"
+check "takes the time it needs" sh -c 'opsrun logs web | grep "ended as it wanted"'
+check "and is none of a failure" is "$(systemctl show --property Result $unit)" Result=success
+rm "/run/systemd/system/$unit.d/short.conf"
+systemctl daemon-reload
+check "start" opsrun start web
 
 echo 'after = ["database"]' | cat - /etc/opsrun/web.toml > web.toml
 cp web.toml /etc/opsrun/web.toml
@@ -98,3 +136,20 @@ round() { opsrun start web && opsrun stop web; }
 check "stop" opsrun stop web
 for number in 1 2 3; do check "round $number" round; done
 check "nothing is left after it" until_true 5 none_left
+
+# What was installed goes, what the services have stays.
+check "enable" opsrun enable web
+check "start" opsrun start web
+check "no uninstallation under a running service" refused "services run" ./install --uninstall
+check "which runs on" active
+check "stop" opsrun stop web
+check "uninstall" ./install --uninstall
+installed() {
+    find /usr/local /etc/systemd /usr/share/man -name '*opsrun*'
+    systemctl list-unit-files --no-legend 'opsrun*'
+}
+check "nothing of it is left" is "$(installed)" ""
+check "the configuration stays" test -f /opt/web/conf/busybox.conf -a -f /etc/opsrun/web.toml
+check "and so do images and services" test -d /var/lib/opsrun/store -a -f /var/lib/opsrun/services/web/record.json
+check "it can be installed again" env OPSRUN_BINARY=/run/guest/opsrun ./install
+check "and finds everything" opsrun start web
