@@ -98,6 +98,8 @@ container=$(process hog)
 check "update" opsrun update hog --cpus 0.5 --memory 60m
 holds hog cpu.max "50000 100000"
 holds hog memory.max 62914560
+check "events tell who did that" event hog updated \
+    'cpu.max 20000 100000 → 50000 100000, memory.max 50 MiB → 60 MiB.*; by root.*, opsrun update'
 check "without a restart" is "$(process hog)" "$container"
 used=$(usage 4)
 check "the spinner gets 0.$used of 0.5 now" test "$used" -ge 350 -a "$used" -le 650
@@ -129,6 +131,7 @@ told='killed: out of memory, limit 60 MiB, peak \(60\|59\.[0-9]\) MiB'
 kill -9 "$container"
 check "a crash is followed by a restart" until_true 20 restarted 1
 check "which is no kill for want of memory" is "$(counted oom_kills)" 0
+check "nor told as one" fails event hog oom ''
 holds hog memory.max 62914560
 holds hog cpu.max "50000 100000"
 
@@ -138,11 +141,14 @@ check "it is killed, and that is counted apart" until_true 30 killed 1
 check "and it alone" is "$(process hog) $(counted restarts) $(counted oom_kills)" "$container 1 1"
 check "status names it" sh -c "opsrun status hog | grep '$told'"
 check "the log names it" sh -c "opsrun logs hog | grep '$told'"
+check "events name it" event hog oom "$told"
+check "and no end of the service by it" fails event hog exited "$told"
 
 check "the service itself eats" opsrun exec hog touch /tmp/eats
 check "it is started again" until_true 30 restarted 2
 check "and counted" is "$(counted oom_kills)" 2
 check "status names the cause" sh -c "opsrun status hog | grep -A 1 'ended by SIGKILL' | grep 'caused by: $told'"
+check "events name the cause" event hog restarting "ended by SIGKILL: $told"
 
 check "all of it by choice" opsrun update hog --oom-group
 holds hog memory.oom.group 1
@@ -156,6 +162,7 @@ status=0
 wait "$bystander" || status=$?
 check "a bystander in it was killed" is "$status" 137
 check "more than one kill is counted" test "$(counted oom_kills)" -ge 4
+check "events tell of it" test "$(opsrun events hog | grep -c -e " oom .*$told")" -ge 3
 check "the choice is kept" is "$(value hog memory.oom.group)" 1
 rm /tmp/probing
 wait "$prober"

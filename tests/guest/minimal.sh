@@ -23,6 +23,7 @@ check "limits" is "$(value web memory.max) $(value web pids.max)" "67108864 60"
 check "update" opsrun update web --memory 70m
 check "at once" is "$(value web memory.max)" 73400320
 check "stats" sh -c 'opsrun stats | grep "web .*70 MiB"'
+check "events" event web updated "memory.max 64 MiB → 70 MiB.*; by root, opsrun update"
 check "run" is "$(opsrun run --rm busybox:1 echo hello)" hello
 
 session() { awk '{ print $6 }' "/proc/$1/stat"; }
@@ -36,6 +37,7 @@ check "which ps shows" is "$(state web)" unsupervised
 check "its container answers on" answers 8080 /
 check "boot takes it up" opsrun boot
 check "in one container" is "$(state web) $(busybox find /sys/fs/cgroup -type d -name 'web-g*' | wc -l)" "running 1"
+check "as events tell" event web supervised "a supervisor that died had left a container"
 check "not the old one" fails is "$(process web)" "$before"
 check "with the limits as they were updated" is "$(value web memory.max)" 73400320
 check "it answers again" answers 8080 /

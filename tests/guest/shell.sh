@@ -52,6 +52,9 @@ supervisor() { opsrun inspect "$1" | sed -n 's/^ *"supervisor": \([0-9]*\),*$/\1
 leaf() { find /sys/fs/cgroup -type d -name "$1-g*"; }
 value() { cat "$(leaf "$1")/$2"; }
 
+# An event of a service, by its kind and what it says.
+event() { opsrun events "$1" | grep -e " $2 .*$3"; }
+
 # Hundredths of a second since the boot.
 uptime_cs() { sed 's/\.\([0-9]*\) .*/\1/' /proc/uptime; }
 

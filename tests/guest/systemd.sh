@@ -37,7 +37,8 @@ check "kill -9 of the supervisor" systemctl kill -s KILL "$unit"
 other_supervisor() { second=$(supervisor web) && [ -n "$second" ] && [ "$second" != "$first" ] && active; }
 check "another one comes" until_true 20 other_supervisor
 check "and the container runs on" is "$(process web)" "$container"
-check "which answers" answers 8080 /
+check "as events tell" event web adopted "process $container goes on"
+check "it answers" answers 8080 /
 check "there is one" is "$(scopes)" 1
 check "the new supervisor updates it" opsrun update web --memory 72m
 check "at once" is "$(limits)" "75497472 90000 100000 60"
@@ -57,6 +58,7 @@ check "in one container" is "$(scopes)" 1
 check "and the same limits" is "$(limits)" "75497472 90000 100000 60"
 check "systemctl stop" systemctl stop "$unit"
 check "opsrun agrees" is "$(state web)" stopped
+check "events tell who did it" event web stopped "by systemd"
 check "and knows that it is wanted so" wanted down
 check "nothing is left" until_true 5 none_left
 check "systemctl start" systemctl start "$unit"
@@ -66,6 +68,7 @@ check "what it wrote is in the journal" until_true 5 sh -c 'journalctl -q SERVIC
 check "opsrun restart" opsrun restart web
 check "the unit is up after it" active
 check "a new generation" is "$(column web 8)" 2
+check "with the same limits" is "$(limits)" "75497472 90000 100000 60"
 check "opsrun stop" opsrun stop web
 check "the unit is down" fails active
 check "and not failed" fails failed
