@@ -1,47 +1,60 @@
 //! The numbered folders of a service: one is taken, filled, and removed again when its start comes to nothing.
-//! It knows folders and numbers; what a bundle consists of is others' business.
+//! It knows folders, numbers and what the history says of them; what a bundle consists of is others' business.
 
 use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::io::ErrorKind;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use runtime::client::is_supervised;
 use runtime::definition::Definition;
 use runtime::folders::ServiceFolders;
+use runtime::history::{self, Cause, Entry, History, Kind, Person};
+use runtime::record::Record;
 use serde::Deserialize;
 
 use crate::error::Error;
 use crate::limits::{self, Limits};
+use crate::settings::Generations;
 use crate::wishes::{self, Wishes};
 
-/// So many generations of a service are kept, the newest ones: enough to go back to.
-pub(crate) const KEPT: usize = 5;
+/// So many generations of a service are kept when nothing else is said, the newest ones: enough to go back to.
+const KEPT: usize = 5;
+
+/// So many are in the history when nothing else is said.
+const HISTORY: usize = 100;
+
+/// The name of a folder that is being removed begins so. A generation is there whole or not at all.
+const GONE: &str = ".gone-";
 
 /// A generation that was taken and is not proven yet: dropping it removes it.
 #[derive(Debug)]
 pub(crate) struct Candidate {
     folders: ServiceFolders,
     number: u32,
+    rules: Generations,
     keep: bool,
 }
 
 impl Candidate {
-    /// Takes the next number of a service. Making the folder is what takes it, so two commands never get the same.
+    /// Takes the next number of a service: none is ever used twice, so a log, a line of the history and a person's memory
+    /// mean one generation. Making the folder is what takes it, so two commands never get the same.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub(crate) fn take(folders: &ServiceFolders) -> Result<Self, Error> {
+    /// [`Error::Io`], [`Error::Runtime`] when the history cannot be read.
+    pub(crate) fn take(folders: &ServiceFolders, rules: &Generations) -> Result<Self, Error> {
         let failed = |error| Error::io("make a generation of the service", error);
         fs_err::create_dir_all(folders.generations()).map_err(failed)?;
-        let mut number = numbers(folders)?.last().copied().unwrap_or(0);
+        let mut number = last_number(folders)?;
         loop {
             number += 1;
             let folder = folders.generation(number);
             match fs_err::create_dir(&folder) {
                 Ok(()) => {
-                    let taken = Self { folders: folders.clone(), number, keep: false };
+                    let (folders, rules) = (folders.clone(), rules.clone());
+                    let taken = Self { folders, number, rules, keep: false };
                     // It is going to hold a copy of the configuration, and with it passwords.
                     fs_err::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(failed)?;
                     return Ok(taken);
@@ -51,6 +64,20 @@ impl Candidate {
                 Err(error) => return Err(failed(error)),
             }
         }
+    }
+
+    /// Notes in the history that it is made, now that it is, by `by` and perhaps from another generation. From here on its
+    /// number is used, whatever becomes of it.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`].
+    pub(crate) fn note(&self, kind: Kind, by: Cause, from: Option<u32>) -> Result<(), Error> {
+        let Some(Made { definition, .. }) = read(&self.folder()) else { return Ok(()) };
+        let Definition { release, image, image_id, .. } = definition;
+        let person = Person::of_this_process();
+        let made = history::Made { kind, by, person, release, image, image_id, from };
+        let entries_max = self.rules.history.map_or(HISTORY, NonZeroUsize::get);
+        Ok(History::of(&self.folders).made(self.number, made, entries_max)?)
     }
 
     /// Its number.
@@ -68,20 +95,51 @@ impl Candidate {
         configuration(&self.folder())
     }
 
-    /// It serves: it stays, and the oldest ones go.
+    /// It serves, or keeps a configuration: it stays, and the oldest ones go.
     ///
     /// # Errors
-    /// [`Error::Io`] when an old one cannot be removed; this one stays all the same.
+    /// [`Error::Io`] or [`Error::Runtime`] when an old one cannot be removed; this one stays all the same.
     pub(crate) fn keep(mut self) -> Result<(), Error> {
         self.keep = true;
-        let mut numbers = numbers(&self.folders)?;
-        numbers.truncate(numbers.len().saturating_sub(KEPT));
-        for old in numbers {
-            fs_err::remove_dir_all(self.folders.generation(old))
-                .map_err(|error| Error::io("remove an old generation", error))?;
+        let keep = self.rules.keep.map_or(KEPT, NonZeroUsize::get);
+        let numbers = numbers(&self.folders)?;
+        let needed = needed(&self.folders)?;
+        let old = &numbers[..numbers.len().saturating_sub(keep)];
+        for old in old.iter().filter(|number| **number != self.number && !needed.contains(number)) {
+            remove(&self.folders, *old)?;
         }
-        Ok(())
+        remove_half_removed(&self.folders)
     }
+}
+
+/// The generations that must be there whatever their age: what serves, what served before it, and the configuration that
+/// was kept last.
+fn needed(folders: &ServiceFolders) -> Result<Vec<u32>, Error> {
+    let past = History::of(folders).read()?;
+    let active = Record::read(folders)?.map(|record| record.generation);
+    let is_kept = |entry: &&Entry| entry.made.as_ref().is_some_and(|made| made.kind == Kind::Kept);
+    let kept = past.entries.iter().rev().find(is_kept).map(|entry| entry.generation);
+    let before = active.and_then(|active| past.before(active));
+    Ok([active, before, kept].into_iter().flatten().collect())
+}
+
+/// Removes a generation. It is renamed first: a crash in between leaves none that is half there.
+fn remove(folders: &ServiceFolders, number: u32) -> Result<(), Error> {
+    let failed = |error| Error::io("remove an old generation", error);
+    let gone = folders.generations().join(format!("{GONE}{number}"));
+    fs_err::rename(folders.generation(number), &gone).map_err(failed)?;
+    fs_err::remove_dir_all(&gone).map_err(failed)
+}
+
+fn remove_half_removed(folders: &ServiceFolders) -> Result<(), Error> {
+    let failed = |error| Error::io("remove an old generation", error);
+    for entry in fs_err::read_dir(folders.generations()).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().as_encoded_bytes().starts_with(GONE.as_bytes()) {
+            fs_err::remove_dir_all(entry.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Candidate {
@@ -90,8 +148,8 @@ impl Drop for Candidate {
             return;
         }
         // An error is on its way already, and it is the one that matters; a left-over is pruned by a later start.
-        let _ = fs_err::remove_dir_all(self.folder());
-        // Of a service that has never been up nothing is left. Each call fails when there is something in the folder.
+        let _ = remove(&self.folders, self.number);
+        // Of a service that has never been started nothing is left. Each call fails when there is something in the folder.
         let _ = fs_err::remove_dir(self.folders.generations());
         if fs_err::remove_dir(&self.folders.state).is_ok() && !is_supervised(&self.folders) {
             let _ = fs_err::remove_dir_all(&self.folders.run);
@@ -148,21 +206,40 @@ pub(crate) fn read(generation: &Path) -> Option<Made> {
 /// # Errors
 /// [`Error::Io`].
 pub(crate) fn images(folders: &ServiceFolders) -> Result<Vec<String>, Error> {
-    if !folders.generations().exists() {
-        return Ok(Vec::new());
-    }
     let made = numbers(folders)?.into_iter().filter_map(|number| read(&folders.generation(number)));
     Ok(made.map(|made| made.definition.image_id).collect())
 }
 
-/// The numbers that are taken, ascending.
-fn numbers(folders: &ServiceFolders) -> Result<Vec<u32>, Error> {
+/// The numbers of the generations that are there, ascending.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn numbers(folders: &ServiceFolders) -> Result<Vec<u32>, Error> {
+    numbered(&folders.generations(), "")
+}
+
+/// The largest number that was ever used: by a generation that is there, one of which the history knows, or one whose
+/// output is.
+fn last_number(folders: &ServiceFolders) -> Result<u32, Error> {
+    let there = numbers(folders)?.last().copied();
+    let told = History::of(folders).read()?.last_number();
+    let logged = numbered(&folders.log, ".log")?.last().copied();
+    Ok([there, Some(told), logged].into_iter().flatten().max().unwrap_or(0))
+}
+
+/// The numbers that entries of a folder have as their names before `suffix`, ascending.
+fn numbered(folder: &Path, suffix: &str) -> Result<Vec<u32>, Error> {
     let failed = |error| Error::io("list the generations of the service", error);
+    let entries = match fs_err::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
     let mut numbers = Vec::new();
-    for entry in fs_err::read_dir(folders.generations()).map_err(failed)? {
-        if let Some(number) = entry.map_err(failed)?.file_name().to_str().and_then(|name| name.parse().ok()) {
-            numbers.push(number);
-        }
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_suffix(suffix)?.parse::<u32>().ok());
+        numbers.extend(number);
     }
     numbers.sort_unstable();
     Ok(numbers)
@@ -176,16 +253,40 @@ mod tests {
         ServiceFolders { state: root.join("services/x"), run: root.join("run"), log: root.join("log") }
     }
 
+    fn take(folders: &ServiceFolders) -> Candidate {
+        Candidate::take(folders, &Generations::default()).unwrap()
+    }
+
+    /// A candidate that is as far as being noted.
+    fn made(folders: &ServiceFolders, kind: Kind) -> Candidate {
+        let candidate = take(folders);
+        let made = history::Made {
+            kind,
+            by: Cause::Start,
+            person: Person::of_this_process(),
+            release: "zed".into(),
+            image: "x:zed".into(),
+            image_id: "sha256:0".into(),
+            from: None,
+        };
+        History::of(folders).made(candidate.number(), made, 100).unwrap();
+        candidate
+    }
+
     #[test]
     fn numbers_rise_and_are_not_used_twice() {
         let temporary = tempfile::tempdir().unwrap();
         let folders = folders(temporary.path());
-        let first = Candidate::take(&folders).unwrap();
-        let second = Candidate::take(&folders).unwrap();
+        let (first, second) = (take(&folders), take(&folders));
         assert_eq!((first.number(), second.number()), (1, 2));
         second.keep().unwrap();
         drop(first);
-        assert_eq!(Candidate::take(&folders).unwrap().number(), 3);
+        // Of one that was made in vain the history knows; of one whose history is lost, its log.
+        drop(made(&folders, Kind::Run));
+        assert_eq!(take(&folders).number(), 4);
+        fs_err::create_dir_all(&folders.log).unwrap();
+        fs_err::write(folders.output(7), "").unwrap();
+        assert_eq!(take(&folders).number(), 8);
         assert_eq!(numbers(&folders).unwrap(), [2]);
     }
 
@@ -193,7 +294,7 @@ mod tests {
     fn a_failed_first_start_leaves_nothing() {
         let temporary = tempfile::tempdir().unwrap();
         let folders = folders(temporary.path());
-        let candidate = Candidate::take(&folders).unwrap();
+        let candidate = take(&folders);
         fs_err::create_dir(candidate.configuration()).unwrap();
         fs_err::write(candidate.configuration().join("a"), "").unwrap();
         drop(candidate);
@@ -206,8 +307,45 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let folders = folders(temporary.path());
         for _ in 0..7 {
-            Candidate::take(&folders).unwrap().keep().unwrap();
+            take(&folders).keep().unwrap();
         }
         assert_eq!(numbers(&folders).unwrap(), [3, 4, 5, 6, 7]);
+        let rules = Generations { keep: NonZeroUsize::new(2), history: None };
+        // What a crash left of a removal.
+        fs_err::create_dir_all(folders.generations().join(".gone-1/upper")).unwrap();
+        Candidate::take(&folders, &rules).unwrap().keep().unwrap();
+        assert_eq!(numbers(&folders).unwrap(), [7, 8]);
+        assert_eq!(fs_err::read_dir(folders.generations()).unwrap().count(), 2);
+    }
+
+    fn record(folders: &ServiceFolders, generation: u32) {
+        let record = serde_json::json!({
+            "version": 2, "service": "x", "release": "zed", "image": "x:zed", "image_id": "sha256:0",
+            "generation": generation, "ports": [], "wanted": "up", "state": "running", "health": "healthy",
+            "process": null, "started_at_ms": null, "changed_at_ms": 2, "restarts": 0,
+            "last_exit": null, "last_failure": null
+        });
+        fs_err::write(folders.record(), record.to_string()).unwrap();
+    }
+
+    #[test]
+    fn what_a_rollback_needs_is_kept_whatever_its_age() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folders = folders(temporary.path());
+        fs_err::create_dir_all(&folders.state).unwrap();
+        let history = History::of(&folders);
+        made(&folders, Kind::Run).keep().unwrap();
+        history.serves(1).unwrap();
+        record(&folders, 1);
+        made(&folders, Kind::Kept).keep().unwrap();
+        for _ in 0..7 {
+            // Each is a start in vain whose folder is there, as after a crash.
+            made(&folders, Kind::Run).keep().unwrap();
+        }
+        let last = made(&folders, Kind::Run);
+        history.serves(last.number()).unwrap();
+        record(&folders, last.number());
+        last.keep().unwrap();
+        assert_eq!(numbers(&folders).unwrap(), [1, 2, 6, 7, 8, 9, 10]);
     }
 }

@@ -95,7 +95,7 @@ pub(crate) fn generation(
     own.make_missing(&view, &account)?;
     own.check_access(&account)?;
 
-    let candidate = Candidate::take(&folders)?;
+    let candidate = Candidate::take(&folders, &said.both.generations)?;
     definition.generation = candidate.number();
     own.copy_configuration(&candidate.configuration())?;
     let id = Layout::container_id(service, candidate.number());

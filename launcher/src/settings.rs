@@ -5,6 +5,7 @@
 //! both leave out comes from the image or from the defaults in `definition.rs`.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
@@ -60,6 +61,8 @@ pub(crate) struct Settings {
     pub restart: Restart,
     /// How it is asked to end.
     pub stop: Stop,
+    /// How much of the past is kept.
+    pub generations: Generations,
 }
 
 /// Where the image has what `/opt/NAME` keeps.
@@ -164,6 +167,16 @@ pub(crate) struct Stop {
     pub grace: Option<TimeSpan>,
 }
 
+/// How much of a service's past is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Generations {
+    /// So many generations, the newest ones, can be gone back to. What serves and the one before it are always among them.
+    pub keep: Option<NonZeroUsize>,
+    /// So many are in the history, also when they are gone.
+    pub history: Option<NonZeroUsize>,
+}
+
 impl Settings {
     /// Reads the file of a service; the default when there is none.
     ///
@@ -226,6 +239,10 @@ impl Settings {
             stop: Stop {
                 signal: self.stop.signal.or(under.stop.signal),
                 grace: self.stop.grace.or(under.stop.grace),
+            },
+            generations: Generations {
+                keep: self.generations.keep.or(under.generations.keep),
+                history: self.generations.history.or(under.generations.history),
             },
         }
     }
@@ -370,6 +387,9 @@ mod tests {
             [stop]
             signal = "SIGINT"
             grace = "1m30s"
+            [generations]
+            keep = 3
+            history = 50
         "#;
         let settings = parse(text).unwrap();
         assert_eq!(settings.stop.grace, Some(TimeSpan { ms: 90_000 }));
@@ -412,6 +432,7 @@ mod tests {
             "[limits]\ncpu_shares = 1\n",
             "[limits]\ndevice_read_bps = [\"sda\"]\n",
             "[limits]\nmemroy = \"512m\"\n",
+            "[generations]\nkeep = 0\n",
             "ports = [5000\n",
             "ports = [5000]\nports = [5000]\n",
         ] {

@@ -4,6 +4,7 @@
 use bundles::reference::Reference;
 use bundles::store::Store;
 use runtime::client;
+use runtime::history::{Cause, End, History, Kind};
 use runtime::record::Record;
 
 use crate::arguments::ServiceOnly;
@@ -37,14 +38,16 @@ pub(crate) fn restart(layout: &Layout, arguments: ServiceOnly) -> Result<Exit, E
         None => Wishes::default(),
     };
     if !status.alive && status.supervisor.is_none() {
-        return new_generation(layout, &service, &release, &said, &wishes);
+        return new_generation(layout, &service, &release, &said, &wishes, Cause::Restart);
     }
 
     let candidate = prepare::generation(layout, &service, &release, &said, &wishes)?;
+    candidate.note(Kind::Run, Cause::Restart, None)?;
     client::stop(&folders)?;
     let failure = match serve(layout, &service, candidate) {
         Ok(started) => {
             say_started(&service, &started);
+            History::of(&folders).ended(before.generation, End::Replaced { by: started.generation })?;
             return Ok(Exit::Done);
         }
         Err(error) => Box::new(error),

@@ -2,7 +2,9 @@
 //! It does not know how a container is made.
 
 use bundles::store::Store;
+use runtime::Failure;
 use runtime::client::{self, Started};
+use runtime::history::{Cause, End, History, Kind};
 use runtime::record::{Record, State};
 use runtime::systemd;
 
@@ -31,7 +33,7 @@ pub(crate) fn start(layout: &Layout, arguments: Start) -> Result<Exit, Error> {
     let _held = store.hold()?;
     let wanted = Wanted { typed: arguments.service.release.as_deref(), last: last.as_deref() };
     let release = release::find(&store, &service, said.both.image.as_deref(), wanted)?;
-    new_generation(layout, &service, &release, &said, &arguments.more.into())
+    new_generation(layout, &service, &release, &said, &arguments.more.into(), Cause::Start)
 }
 
 /// Starts a release in a new generation and says so.
@@ -44,8 +46,10 @@ pub(crate) fn new_generation(
     release: &Release,
     said: &Said,
     wishes: &Wishes,
+    by: Cause,
 ) -> Result<Exit, Error> {
     let candidate = prepare::generation(layout, service, release, said, wishes)?;
+    candidate.note(Kind::Run, by, None)?;
     say_started(service, &serve(layout, service, candidate)?);
     Ok(Exit::Done)
 }
@@ -58,7 +62,18 @@ pub(crate) fn serve(layout: &Layout, service: &ServiceName, candidate: Candidate
     if layout.is_host() && systemd::is_running() && !systemd::is_installed() {
         print::warning(sentence::NO_UNIT);
     }
-    let started = client::start(&layout.service(service), candidate.number())?;
+    let folders = layout.service(service);
+    let started = match client::start(&folders, candidate.number()) {
+        Ok(started) => started,
+        Err(error) => {
+            // What the supervisor saw it has noted already; what came before it, nobody has.
+            let end = End::NeverHealthy { reason: Failure::of(&error) };
+            if let Err(error) = History::of(&folders).ended(candidate.number(), end) {
+                print::warning(&error.to_string());
+            }
+            return Err(error.into());
+        }
+    };
     if let Err(error) = candidate.keep() {
         // The service is up, so the command has done what it was asked for.
         print::warning(&format!("{error}"));
