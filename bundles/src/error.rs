@@ -275,6 +275,14 @@ pub enum Error {
         /// The layer.
         layer: Digest,
     },
+    /// Something in a container that no layer can say.
+    #[error("{path} cannot be part of a layer: {reason}", path = .path.display())]
+    NotForLayer {
+        /// Its path in the container.
+        path: PathBuf,
+        /// Why not.
+        reason: &'static str,
+    },
     /// The image cannot be removed because somebody uses it.
     #[error("{image} is in use by {by}")]
     ImageInUse {

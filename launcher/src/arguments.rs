@@ -58,6 +58,17 @@ pub(crate) enum Command {
             \n  opsrun save keystone:zed | ssh other opsrun load -"
     )]
     Save(Save),
+    /// Make an image of a service's container, with what it has changed as one layer more
+    #[command(
+        long_about = "Make an image of a service's container, running or stopped: its image, and what the container has \
+            changed over it as one layer more. What is mounted into the container, such as configuration, data and logs, \
+            is no part of it. A running one stands still while its changes are read. `opsrun images` marks such images.",
+        after_help = "Examples:\
+            \n  opsrun commit keystone keystone:patched -m 'with the fix for the token cache'\
+            \n  opsrun start keystone:patched\
+            \n  opsrun save keystone:patched -o keystone-patched.tar"
+    )]
+    Commit(Commit),
     /// List the images that are loaded
     #[command(after_help = "Examples:\n  opsrun images\n  opsrun images keystone --json")]
     Images(Images),
@@ -219,6 +230,26 @@ pub(crate) struct Load {
     pub tag: Option<Reference>,
     #[command(flatten)]
     pub form: Form,
+}
+
+/// `commit`
+#[derive(Debug, Args)]
+pub(crate) struct Commit {
+    /// The service
+    pub service: ServiceName,
+    /// Name and tag of the new image
+    #[arg(value_name = "NAME:TAG")]
+    pub name: Reference,
+    /// Who made it
+    #[arg(short, long, value_name = "NAME")]
+    pub author: Option<String>,
+    /// What for
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// Hold a running container still while its changes are read
+    #[arg(short, long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub pause: bool,
 }
 
 /// `save`

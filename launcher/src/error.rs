@@ -29,6 +29,14 @@ pub(crate) enum Error {
         /// Why not; a broken pipe is no error to a person.
         source: io::Error,
     },
+    /// `commit` finds no container of the service.
+    #[error("there is nothing to commit: generation {generation} of {service} is gone")]
+    NothingToCommit {
+        /// The service.
+        service: String,
+        /// Its active generation.
+        generation: u32,
+    },
     /// `save` would fill a terminal with an archive.
     #[error("an archive cannot be written to a terminal")]
     ArchiveToTerminal,

@@ -19,6 +19,7 @@ pub(crate) fn hint(error: &Error) -> Option<String> {
         Error::StoreBroken { in_use: true, .. } => {
             Some("stop what runs from it, then: opsrun fsck --repair, and load the images again".into())
         }
+        Error::NothingToCommit { service, .. } => Some(format!("opsrun start {service}")),
         Error::ArchiveToTerminal => Some("name a file: -o FILE".into()),
         // sudo drops the variable unless it is told.
         Error::NotRoot { command, root: Some(root) } => {

@@ -189,6 +189,8 @@ pub(crate) struct Image {
     pub created_at: Option<String>,
     /// When it was loaded.
     pub loaded_at: String,
+    /// What it was made of by `commit`; null when it was loaded.
+    pub committed_from: Option<CommittedFrom>,
     /// What its layers take unpacked; layers are shared between images.
     pub size_bytes: u64,
     /// How much of that is in layers that other images have, too.
@@ -197,6 +199,17 @@ pub(crate) struct Image {
     pub unique_bytes: u64,
     /// Its layers, the bottom one first.
     pub layers: Vec<Layer>,
+}
+
+/// What an image was made of.
+#[derive(Debug, Serialize)]
+pub(crate) struct CommittedFrom {
+    /// The service whose container it was.
+    pub service: String,
+    /// The id of the image that the container ran.
+    pub image: String,
+    /// What that image was called.
+    pub name: String,
 }
 
 /// One layer.

@@ -69,6 +69,7 @@ fn perform(command: Command) -> Result<Exit, Error> {
     let layout = Layout::from_environment()?;
     match command {
         Command::Load(arguments) => commands::load::load(&layout, arguments),
+        Command::Commit(arguments) => commands::commit::commit(&layout, arguments),
         Command::Save(arguments) => commands::save::save(&layout, &arguments),
         Command::Images(arguments) => commands::images::images(&layout, &arguments),
         Command::Rmi(arguments) => commands::rmi::rmi(&layout, &arguments),

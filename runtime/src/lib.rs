@@ -31,6 +31,7 @@ pub mod events;
 pub mod exec;
 pub mod folders;
 pub mod foreground;
+pub mod freeze;
 mod health;
 pub mod history;
 pub mod host;

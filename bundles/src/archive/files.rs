@@ -58,7 +58,7 @@ impl FileRange {
         Ok(filled)
     }
 
-    fn part(&self, at: u64, bytes: u64) -> Self {
+    pub(crate) fn part(&self, at: u64, bytes: u64) -> Self {
         Self { file: Arc::clone(&self.file), at: self.at + at, end: self.at + at + bytes }
     }
 }

@@ -36,7 +36,7 @@ const BLOCK_BYTES: usize = 4096;
 /// Linux's limit for a list of names and for a value, bytes (XATTR_LIST_MAX, XATTR_SIZE_MAX).
 const ATTRIBUTE_BYTES_MAX: usize = 65536;
 /// The file system's or the host's policy's, not the layer's.
-const ATTRIBUTES_OF_HOST: [&[u8]; 4] =
+pub(crate) const ATTRIBUTES_OF_HOST: [&[u8]; 4] =
     [b"security.selinux", b"security.SMACK64", b"security.ima", b"security.evm"];
 
 /// The digests of files' contents by their inodes.
@@ -49,12 +49,12 @@ pub(crate) struct Seen {
     pub(crate) path: Vec<u8>,
     /// Type and permissions, as `st_mode`.
     pub(crate) mode: u32,
-    uid: u32,
-    gid: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
     /// The length of a file; 0 for folders, whose length is the file system's business.
     pub(crate) bytes: u64,
-    modified: (i64, u32),
-    device: u64,
+    pub(crate) modified: (i64, u32),
+    pub(crate) device: u64,
     /// A file's or a symlink's; nothing for what is [`Seen::same_as`] another.
     pub(crate) content: Option<Content>,
     attributes: Option<Digest>,

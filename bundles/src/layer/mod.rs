@@ -10,6 +10,7 @@
 //! Nothing is believed before both hashes are right, so what is written must be harmless until then: it lies below
 //! one folder, and every path is resolved by the kernel as if that were the root.
 
+pub(crate) mod changes;
 pub(crate) mod compression;
 mod folder;
 pub(crate) mod frame;

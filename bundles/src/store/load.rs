@@ -6,6 +6,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::commit::Committed;
 use super::records::{ImageRecord, LayerRecord, Tags};
 use super::{Image, LoadOptions, Progress, Store, disk, lock};
 use crate::archive::{self, Findings, Found, FoundLayer, Platform, Source};
@@ -34,7 +35,7 @@ impl Store {
         let names = names(&findings, options)?;
         let changing = lock::change(&self.lock_file(), progress)?;
         disk::empty(&tmp)?;
-        let mut work = Work { store: self, folder: tmp.join("load"), layers: vec![], images: vec![] };
+        let mut work = Work::new(self);
         let result = work.take_in(&findings.images, &names, progress);
         // Before the lock is let go, and whatever became of it.
         let emptied = disk::empty(&tmp);
@@ -70,15 +71,22 @@ fn names(findings: &Findings, options: &LoadOptions) -> Result<Vec<Vec<Reference
 }
 
 /// What a load has made aside so far.
-struct Work<'a> {
+pub(super) struct Work<'a> {
     store: &'a Store,
     folder: PathBuf,
     layers: Vec<Digest>,
     images: Vec<Digest>,
+    /// What the images are made of, if they do not come from an archive.
+    pub(super) committed: Option<Committed>,
 }
 
-impl Work<'_> {
-    fn take_in(
+impl<'a> Work<'a> {
+    pub(super) fn new(store: &'a Store) -> Self {
+        let folder = store.tmp_folder().join("load");
+        Self { store, folder, layers: vec![], images: vec![], committed: None }
+    }
+
+    pub(super) fn take_in(
         &mut self,
         found: &[Found],
         names: &[Vec<Reference>],
@@ -138,7 +146,9 @@ impl Work<'_> {
         disk::create_folder(&folder, 0o755)?;
         disk::write_new(&folder.join("config.json"), &found.raw_configuration)?;
         let layers = found.layers.iter().map(|layer| layer.diff_id).collect();
-        ImageRecord::new(found.id, found.manifest, layers, now_ms()).write(&folder)?;
+        let mut record = ImageRecord::new(found.id, found.manifest, layers, now_ms());
+        record.committed.clone_from(&self.committed);
+        record.write(&folder)?;
         self.images.push(found.id);
         Ok(())
     }

@@ -7,7 +7,7 @@
 //! readers                         flock(2), shared while somebody builds on layers, exclusive while some are removed
 //! tags.json                       name:tag → image, replaced whole
 //! images/sha256/HEX/config.json   the image's configuration, byte for byte; HEX is its digest, Docker's IMAGE ID
-//!                   image.json    its manifest's digest, its layers, when it was loaded
+//!                   image.json    its manifest's digest, its layers, when it was loaded or what it was committed from
 //! layers/sha256/HEX/root/         a layer as overlayfs takes it; HEX is its diff id, the digest of the plain tar
 //!                   layer.json    its size, and the digests of:
 //!                   files.gz      each of its files with all that is known of it, by which `check` tells what has changed
@@ -28,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::reference::Reference;
 
 mod check;
+mod commit;
 mod disk;
 mod load;
 mod lock;
@@ -37,6 +38,7 @@ mod remove;
 mod save;
 
 pub use check::{Broken, Checked, Difference, FILES_NAMED_MAX, Repair, Subject};
+pub use commit::{Changes, CommitOptions, Committed};
 pub use lock::Held;
 pub use prune::Unneeded;
 use records::{ImageRecord, LayerRecord, Tags};
@@ -69,6 +71,8 @@ pub struct Image {
     pub layers: Vec<Layer>,
     /// When it was loaded first, in milliseconds since 1970.
     pub loaded_at_ms: u64,
+    /// What it was made of here, if it was not loaded.
+    pub committed: Option<Committed>,
 }
 
 impl Image {
@@ -226,8 +230,8 @@ impl Store {
             layers.push(Layer { diff_id, bytes: layer.bytes });
         }
         let names = tags.names_of(id);
-        let (manifest, loaded_at_ms) = (record.manifest, record.loaded_at_ms);
-        Ok(Some(Image { id, manifest, names, configuration, layers, loaded_at_ms }))
+        let (manifest, loaded_at_ms, committed) = (record.manifest, record.loaded_at_ms, record.committed);
+        Ok(Some(Image { id, manifest, names, configuration, layers, loaded_at_ms, committed }))
     }
 
     /// The id of the image that a reference means.

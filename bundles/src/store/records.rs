@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::commit::Committed;
 use super::disk;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -25,13 +26,16 @@ pub(super) struct ImageRecord {
     /// Diff ids, the bottom one first.
     pub(super) layers: Vec<Digest>,
     pub(super) loaded_at_ms: u64,
+    /// What it was made of, if it was not loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) committed: Option<Committed>,
 }
 
 impl ImageRecord {
     pub(super) const FILE: &str = "image.json";
 
     pub(super) fn new(id: Digest, manifest: Option<Digest>, layers: Vec<Digest>, loaded_at_ms: u64) -> Self {
-        Self { version: VERSION, id, manifest, layers, loaded_at_ms }
+        Self { version: VERSION, id, manifest, layers, loaded_at_ms, committed: None }
     }
 
     /// The record in an image's folder; nothing if there is none.

@@ -12,11 +12,11 @@ use crate::commands::now_ms;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::layout::Layout;
-use crate::listing::{self, Image, Layer, VERSION};
+use crate::listing::{self, CommittedFrom, Image, Layer, VERSION};
 use crate::print::amount::{ago, bytes, short_id, timestamp};
-use crate::print::{self, table::table};
+use crate::print::{self, sentence, table::table};
 
-const HEADER: [&str; 7] = ["NAME", "RELEASE", "IMAGE ID", "LOADED", "SIZE", "SHARED", "UNIQUE"];
+const HEADER: [&str; 8] = ["NAME", "RELEASE", "IMAGE ID", "LOADED", "SIZE", "SHARED", "UNIQUE", "NOTE"];
 
 /// Lists the images; each of its names has a row of its own.
 ///
@@ -52,6 +52,8 @@ fn rows(stored: &[Stored], sharing: &Sharing, only: Option<&str>) -> Vec<Vec<Str
     for image in stored {
         let id = image.id.to_string();
         let unique = sharing.unique_bytes(image);
+        let note = image.committed.as_ref().map(|it| sentence::committed_from(&it.service, &it.name));
+        let note = note.unwrap_or_default();
         let row = |name: &str, release: &str| {
             vec![
                 name.to_owned(),
@@ -61,6 +63,7 @@ fn rows(stored: &[Stored], sharing: &Sharing, only: Option<&str>) -> Vec<Vec<Str
                 bytes(image.bytes()),
                 bytes(image.bytes() - unique),
                 bytes(unique),
+                note.clone(),
             ]
         };
         if image.names.is_empty() {
@@ -105,6 +108,11 @@ impl Sharing {
             names: image.names.iter().map(ToString::to_string).collect(),
             created_at: image.configuration.created().clone(),
             loaded_at: timestamp(image.loaded_at_ms),
+            committed_from: image.committed.as_ref().map(|it| CommittedFrom {
+                service: it.service.clone(),
+                image: it.image.to_string(),
+                name: it.name.clone(),
+            }),
             size_bytes: image.bytes(),
             shared_bytes: image.bytes() - unique_bytes,
             unique_bytes,

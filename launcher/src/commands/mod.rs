@@ -2,6 +2,7 @@
 //! None of them prints by itself, and none knows libcontainer or layers.
 
 pub(crate) mod boot;
+pub(crate) mod commit;
 pub(crate) mod config_init;
 pub(crate) mod doctor;
 pub(crate) mod enable;

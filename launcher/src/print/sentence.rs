@@ -68,6 +68,30 @@ pub(crate) fn layers_unpacked(layers: usize) -> String {
     }
 }
 
+/// `images`, of what was made by `commit`.
+pub(crate) fn committed_from(service: &str, image: &str) -> String {
+    format!("committed: {service} on {image}")
+}
+
+/// `commit`.
+pub(crate) fn committed(service: &str, name: &str, id: &str, entries: u64, layer_bytes: u64) -> String {
+    let entries = if entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") };
+    format!("{service} is committed as {name} ({id}; its layer has {entries}, {})", bytes(layer_bytes))
+}
+
+/// `commit`, on a host that cannot freeze.
+pub(crate) fn not_paused(service: &str) -> String {
+    format!("{service} is not paused, which this host cannot do: what it writes now may be half in the image")
+}
+
+/// `commit`, about what no layer can hold.
+pub(crate) fn sockets_left_out(sockets: u64) -> String {
+    match sockets {
+        1 => "1 socket was left out: no layer can hold one".to_owned(),
+        sockets => format!("{sockets} sockets were left out: no layer can hold one"),
+    }
+}
+
 /// `save`.
 pub(crate) fn saved(names: &str, into: &str) -> String {
     format!("{names} is saved to {into}")
