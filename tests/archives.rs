@@ -3,11 +3,12 @@
 
 mod support;
 
+use std::fs::File;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
-use support::{Done, Host, done, image};
+use support::{Done, Host, done, image, until};
 
 fn shell(script: &str) -> Done {
     let mut command = Command::new("sh");
@@ -161,4 +162,126 @@ fn a_saved_image_is_read_from_a_pipe_too() {
     shell(&line);
     assert_eq!(ids(&host, "busybox:1"), ids(&other, "busybox:1"));
     assert!(image("busybox-1.tar").exists());
+}
+
+/// A dockerd of the test's own, which touches nothing of the host's network and none of its images.
+struct Docker {
+    folder: tempfile::TempDir,
+    daemon: Child,
+}
+
+impl Docker {
+    fn new() -> Self {
+        // A socket's path may have 108 bytes.
+        let folder = tempfile::Builder::new().prefix("dockerd-").tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let log = File::create(at("log")).expect("a log");
+        let mut command = Command::new("dockerd");
+        command.args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"]);
+        command.args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")]);
+        command.args(["--host", &format!("unix://{}", at("socket")), "--config-file", &at("daemon.json")]);
+        std::fs::write(at("daemon.json"), "{}").expect("its settings");
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log")).stderr(log);
+        let daemon = command.spawn().expect("start dockerd: Debian's package docker.io has it");
+        let mut docker = Self { folder, daemon };
+        until("dockerd answers", || {
+            let ended = docker.daemon.try_wait().expect("look at dockerd");
+            let log = || std::fs::read_to_string(docker.folder.path().join("log")).unwrap_or_default();
+            assert!(ended.is_none(), "dockerd ended: {}", log());
+            done(docker.client("version")).status == 0
+        });
+        docker
+    }
+
+    fn client(&self, line: &str) -> Command {
+        let mut command = Command::new("sh");
+        let socket = self.folder.path().join("socket");
+        command.args(["-euc", &format!("docker -H unix://{} {line}", socket.display())]);
+        command.current_dir(self.folder.path());
+        command
+    }
+
+    fn docker(&self, line: &str) -> String {
+        done(self.client(line)).succeeds().stdout.trim().to_owned()
+    }
+}
+
+impl Drop for Docker {
+    /// It also ends its containerd.
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.daemon);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.daemon.wait();
+        // What a daemon that was killed leaves mounted would keep the folder.
+        let _ = Command::new("umount").arg("-l").arg(self.folder.path().join("exec/netns/default")).output();
+    }
+}
+
+/// podman, buildah and skopeo with a storage of their own.
+fn containers(folder: &Path, script: &str) -> String {
+    let at = folder.display();
+    let settings = folder.join("storage.conf");
+    std::fs::create_dir_all(folder).expect("a folder");
+    let text = format!("[storage]\ndriver = \"vfs\"\ngraphroot = \"{at}/graph\"\nrunroot = \"{at}/run\"\n");
+    std::fs::write(&settings, text).expect("write it");
+    let mut command = Command::new("sh");
+    command.args(["-euc", script]).current_dir(folder).env("CONTAINERS_STORAGE_CONF", &settings);
+    command.env("BUILDAH_ISOLATION", "chroot");
+    done(command).succeeds().stdout.trim().to_owned()
+}
+
+/// Saves an image in each form and has everybody read it: the id and the diff ids are the same everywhere.
+fn everybody_reads(archive: &str, name: &str, docker: &Docker, formats: &[&str]) {
+    let host = Host::new();
+    host.load(archive);
+    let expected = ids(&host, name);
+    let id = expected.0.trim_start_matches("sha256:");
+    let diff_ids = |json: &str| -> Vec<String> {
+        let value: Value = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"));
+        serde_json::from_value(value).expect("a list")
+    };
+    for format in formats {
+        let saved = host.path("saved.tar");
+        let path = saved.display();
+        host.opsrun(["save", "--format", format, name, "-o", saved.to_str().expect("path")]).succeeds();
+        let other = Host::new();
+        other.opsrun(["load", saved.to_str().expect("path")]).succeeds();
+        assert_eq!(ids(&other, name), expected, "{format}");
+
+        let config = shell(&format!("skopeo inspect --raw --config {format}:{path} | sha256sum")).stdout;
+        assert!(config.starts_with(id), "{format}: {config}");
+        shell(&format!("skopeo copy -q {format}:{path} dir:{}", host.path(format).display()));
+
+        let tools = host.path(format!("podman-{format}"));
+        containers(&tools, &format!("podman load -q -i {path}"));
+        let found =
+            containers(&tools, "podman images --no-trunc --format '{{.ID}} {{.Repository}}:{{.Tag}}'");
+        assert_eq!(found, format!("sha256:{id} localhost/{name}"), "{format}");
+        let found =
+            containers(&tools, &format!("podman inspect --format '{{{{json .RootFS.Layers}}}}' {id}"));
+        assert_eq!(diff_ids(&found), expected.1, "{format}");
+
+        docker.docker(&format!("load -q -i {path}"));
+        let found = docker.docker(&format!("inspect --format '{{{{.Id}}}}' {id}"));
+        assert_eq!(found, expected.0, "{format}");
+        let found = docker.docker(&format!("inspect --format '{{{{json .RootFS.Layers}}}}' {id}"));
+        assert_eq!(diff_ids(&found), expected.1, "{format}");
+        docker.docker(&format!("rmi -f {id}"));
+    }
+}
+
+#[test]
+fn keystone_is_saved_as_it_was_loaded() {
+    let (host, other) = (Host::new(), Host::new());
+    host.load("keystone-zed.tar");
+    let saved = host.path("saved.tar");
+    host.opsrun(["save", "keystone:zed", "-o", saved.to_str().expect("path")]).succeeds();
+    other.opsrun(["load", saved.to_str().expect("path")]).succeeds();
+    assert_eq!(ids(&other, "keystone:zed"), ids(&host, "keystone:zed"));
+}
+
+#[test]
+fn docker_podman_skopeo_and_opsrun_read_what_is_saved() {
+    let docker = Docker::new();
+    everybody_reads("busybox-1.tar", "busybox:1", &docker, &["oci-archive", "docker-archive"]);
 }
