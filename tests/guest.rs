@@ -7,23 +7,24 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{PoisonError, RwLock};
 
 use support::{Done, done, image};
 
-/// One at a time: a guest has a processor of its own to itself, or what is timed in it says nothing.
-static GUEST: Mutex<()> = Mutex::new(());
+/// Each guest takes one processor, and so many tests run at once; one in which something is timed runs alone.
+static GUESTS: RwLock<()> = RwLock::new(());
 
 struct Guest {
     options: Vec<String>,
     folder: tempfile::TempDir,
+    alone: bool,
 }
 
 impl Guest {
     /// A guest of a kind whose scripts find these images beside them.
     fn new(options: &[&str], images: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("opsrun-guest-").tempdir().expect("a folder");
-        let guest = Self { options: options.iter().map(ToString::to_string).collect(), folder };
+        let guest = Self { options: options.iter().map(ToString::to_string).collect(), folder, alone: false };
         let here = tree().join("tests/guest");
         for entry in std::fs::read_dir(here).expect("tests/guest").flatten() {
             std::fs::copy(entry.path(), guest.folder.path().join(entry.file_name())).expect("copy a script");
@@ -49,9 +50,23 @@ impl Guest {
         self
     }
 
+    /// The same, with no other beside it.
+    fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
     /// Boots it, runs a script and prints what that said.
     fn run(&self, script: &str, arguments: &[&str]) -> Done {
-        let _one = GUEST.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if self.alone {
+            let _alone = GUESTS.write().unwrap_or_else(PoisonError::into_inner);
+            return self.boot(script, arguments);
+        }
+        let _beside = GUESTS.read().unwrap_or_else(PoisonError::into_inner);
+        self.boot(script, arguments)
+    }
+
+    fn boot(&self, script: &str, arguments: &[&str]) -> Done {
         let mut command = Command::new(tree().join("scripts/guest"));
         command.arg("run").args(&self.options).arg(self.folder.path().join(script)).args(arguments);
         command.env("OPSRUN_BINARY", env!("CARGO_BIN_EXE_opsrun"));
@@ -74,12 +89,12 @@ fn set_executable(file: &Path) {
 
 #[test]
 fn opsrun_and_systemd_257_agree_whatever_is_done_to_a_service() {
-    Guest::new(&["--debian", "trixie"], &["busybox-1.tar"]).run("systemd.sh", &[]);
+    Guest::new(&["--debian", "trixie", "--timeout", "600"], &["busybox-1.tar"]).run("systemd.sh", &[]);
 }
 
 #[test]
 fn opsrun_and_systemd_252_agree_whatever_is_done_to_a_service() {
-    Guest::new(&["--debian", "bookworm"], &["busybox-1.tar"]).run("systemd.sh", &[]);
+    Guest::new(&["--debian", "bookworm", "--timeout", "600"], &["busybox-1.tar"]).run("systemd.sh", &[]);
 }
 
 #[test]
@@ -111,5 +126,6 @@ fn keystone_answers_by_itself_after_a_reboot_without_systemd() {
 
 #[test]
 fn limits_hold_are_told_apart_and_leave_nothing() {
-    Guest::new(&["--debian", "trixie", "--timeout", "600"], &["busybox-1.tar"]).run("limits.sh", &[]);
+    let guest = Guest::new(&["--debian", "trixie", "--timeout", "600"], &["busybox-1.tar"]).alone();
+    guest.run("limits.sh", &[]);
 }
