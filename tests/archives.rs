@@ -271,16 +271,6 @@ fn everybody_reads(archive: &str, name: &str, docker: &Docker, formats: &[&str])
 }
 
 #[test]
-fn keystone_is_saved_as_it_was_loaded() {
-    let (host, other) = (Host::new(), Host::new());
-    host.load("keystone-zed.tar");
-    let saved = host.path("saved.tar");
-    host.opsrun(["save", "keystone:zed", "-o", saved.to_str().expect("path")]).succeeds();
-    other.opsrun(["load", saved.to_str().expect("path")]).succeeds();
-    assert_eq!(ids(&other, "keystone:zed"), ids(&host, "keystone:zed"));
-}
-
-#[test]
 fn docker_podman_skopeo_and_opsrun_read_what_is_saved() {
     let docker = Docker::new();
     everybody_reads("busybox-1.tar", "busybox:1", &docker, &["oci-archive", "docker-archive"]);
