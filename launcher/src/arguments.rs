@@ -134,6 +134,14 @@ pub(crate) enum Command {
     /// Show what is known of a service
     #[command(after_help = "Example:\n  opsrun status keystone")]
     Status(Status),
+    /// Show the generations of a service: when, by whom, and what became of each
+    #[command(
+        long_about = "Show the generations of a service, the newest last: when each was made, by whom and by which command, \
+            for how long it served, and how it ended. A start, a restart, a swap and a rollback each make one. The last ones \
+            are kept with their configuration; of older ones only this line is left, which then ends in \"gone\".",
+        after_help = "Examples:\n  opsrun history keystone\n  opsrun history keystone --json"
+    )]
+    History(Status),
     /// Show the output of a service
     #[command(after_help = "Examples:\n  opsrun logs keystone\n  opsrun logs -f -n 20 keystone")]
     Logs(Logs),

@@ -118,6 +118,10 @@ fn bundles(error: &bundles::Error) -> Option<String> {
         E::NoImage { .. } => "`opsrun images` lists what is loaded".into(),
         E::AmbiguousImage { have, .. } => format!("type one of: {}", have.join(", ")),
         E::NoFrame { image, .. } => format!("opsrun rmi {image}, and load it again"),
+        E::ImageInUse { by, .. } if by.ends_with("can go back to it") => {
+            let service = by.split(',').next().unwrap_or_default();
+            format!("`opsrun history {service}`; `generations.keep` in its settings says how many are kept")
+        }
         E::ImageInUse { by, .. } if by.contains(' ') => "wait until it has ended".into(),
         E::ImageInUse { by, .. } => format!("opsrun stop {by} && opsrun rm {by}"),
         E::NoUser { .. } => {

@@ -130,6 +130,45 @@ pub(crate) struct Configuration {
     pub changes: Vec<Change>,
 }
 
+/// `history --json`.
+#[derive(Debug, Serialize)]
+pub(crate) struct History {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The service.
+    pub service: String,
+    /// Each generation, the newest last.
+    pub generations: Vec<PastGeneration>,
+}
+
+/// A generation and what became of it.
+#[derive(Debug, Serialize)]
+pub(crate) struct PastGeneration {
+    /// Its number.
+    pub generation: u32,
+    /// Whether it serves, or is what a start would bring up again.
+    pub active: bool,
+    /// Whether its folder, with its configuration, is still there.
+    pub kept: bool,
+    /// When it was made.
+    pub made_at: Option<String>,
+    /// How and by whom; null when it is older than the history.
+    pub made: Option<runtime::history::Made>,
+    /// Each time it served or was to serve.
+    pub runs: Vec<PastRun>,
+}
+
+/// One time that a generation served, or was started in vain.
+#[derive(Debug, Serialize)]
+pub(crate) struct PastRun {
+    /// When it was healthy; null when it never was.
+    pub began_at: Option<String>,
+    /// When it ended; null when it did not, or nobody saw it.
+    pub ended_at: Option<String>,
+    /// How.
+    pub end: Option<runtime::history::End>,
+}
+
 /// `stats --json`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Stats {

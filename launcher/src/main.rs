@@ -83,6 +83,7 @@ fn perform(command: Command) -> Result<Exit, Error> {
         Command::Rm(arguments) => commands::rm::rm(&layout, arguments),
         Command::Ps(arguments) => commands::ps::ps(&layout, &arguments),
         Command::Status(arguments) => commands::status::status(&layout, &arguments),
+        Command::History(arguments) => commands::history::history(&layout, &arguments),
         Command::Logs(arguments) => commands::logs::logs(&layout, &arguments),
         Command::Events(arguments) => commands::events::events(&layout, &arguments),
         Command::Exec(arguments) => commands::exec::exec(&layout, arguments),

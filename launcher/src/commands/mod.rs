@@ -9,6 +9,7 @@ pub(crate) mod enable;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod fsck;
+pub(crate) mod history;
 pub(crate) mod images;
 pub(crate) mod inspect;
 pub(crate) mod load;

@@ -12,6 +12,7 @@ use crate::arguments::Rmi;
 use crate::commands::services;
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::generation;
 use crate::layout::Layout;
 use crate::one_shot;
 use crate::print::progress::LayerBar;
@@ -61,12 +62,16 @@ fn remove(layout: &Layout, store: &Store, reference: &Reference) -> Result<(), E
     Ok(())
 }
 
-/// Who uses an image: a service by its record, or a one-shot container.
+/// Who uses an image: a service by its record or by a generation it can go back to, or a one-shot container.
 fn user_of(layout: &Layout, image_id: &str) -> Result<Option<String>, Error> {
     for service in services(layout)? {
-        let record = Record::read(&layout.service(&service))?;
+        let folders = layout.service(&service);
+        let record = Record::read(&folders)?;
         if record.is_some_and(|record| record.image_id == image_id) {
             return Ok(Some(service.to_string()));
+        }
+        if generation::images(&folders)?.iter().any(|kept| kept == image_id) {
+            return Ok(Some(sentence::past_generation(service.as_str())));
         }
     }
     Ok(one_shot::user_of(layout, image_id)?.map(|id| sentence::one_shot(&id)))

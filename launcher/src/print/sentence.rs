@@ -46,6 +46,12 @@ pub(crate) fn unreadable_events(count: usize) -> String {
     }
 }
 
+/// `history`, when lines of it cannot be read.
+pub(crate) fn damaged_history(lines: usize, file: &Path) -> String {
+    let what = if lines == 1 { "1 line is" } else { &format!("{lines} lines are") };
+    format!("{what} damaged in {} and left out", file.display())
+}
+
 /// `rm`.
 pub(crate) fn removed_service(service: &str, kept: Option<&Path>) -> String {
     match kept {
@@ -138,6 +144,11 @@ pub(crate) fn checked(images: usize, layers: usize, files: u64, size_bytes: u64)
 /// Who uses an image when it is no service.
 pub(crate) fn one_shot(id: &str) -> String {
     format!("the container {id}, in which a command runs")
+}
+
+/// Who uses an image that a service ran in the past.
+pub(crate) fn past_generation(service: &str) -> String {
+    format!("{service}, which can go back to it")
 }
 
 /// `run`, when the service has no configuration on the host.
