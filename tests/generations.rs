@@ -67,3 +67,47 @@ fn so_many_generations_are_kept_as_the_settings_say_and_the_history_tells_of_the
     let table = host.opsrun(["history", "busybox"]).succeeds().stdout.clone();
     assert_eq!(table.matches("; gone").count(), 2, "{table}");
 }
+
+#[test]
+fn a_diff_shows_everything_that_changed_but_no_secret() {
+    let (host, port) = Host::with_busybox();
+    host.configure_busybox(port, "password=S3CR3T1");
+    host.write("opt/busybox/conf/binary", "\0one");
+    host.opsrun(["start", "busybox:1", "-e", "DB_PASSWORD=S3CR3T2", "-e", "COLOUR=red"]).succeeds();
+    host.opsrun(["diff", "busybox"]).fails(1, &["nothing of busybox served before generation 1"]);
+    host.opsrun(["stop", "busybox"]).succeeds();
+    host.configure_busybox(port, "password=S3CR3T3\nurl=mysql://u:S3CR3T4@db");
+    host.write("opt/busybox/conf/binary", "\0two");
+    let more = ["-e", "DB_PASSWORD=S3CR3T5", "-e", "COLOUR=blue", "--pids-limit", "99", "--allow-unenforced"];
+    host.opsrun(["start", "busybox:1"].iter().chain(&more)).succeeds();
+
+    let shown = host.opsrun(["diff", "busybox"]).succeeds().stdout.clone();
+    for text in [
+        "environment COLOUR\n  - red\n  + blue\n",
+        "environment DB_PASSWORD\n  - ****\n  + ****\n",
+        "limit pids.max\n  + 99\n",
+        "  -password=****\n",
+        "  +password=****\n",
+        "  +url=mysql://u:****@db\n",
+        "configuration: changed binary\n",
+    ] {
+        assert!(shown.contains(text), "{text:?} is missing: {shown}");
+    }
+    assert!(!shown.contains("S3CR3T"), "{shown}");
+    let json = host.opsrun(["diff", "busybox", "1", "2", "--json"]).succeeds().stdout.clone();
+    assert!(!json.contains("S3CR3T"), "{json}");
+    let all = host.opsrun(["diff", "busybox", "--show-secrets"]).succeeds().stdout.clone();
+    for secret in 1..=5 {
+        assert!(all.contains(&format!("S3CR3T{secret}")), "{secret}: {all}");
+    }
+
+    let same = host.opsrun(["diff", "busybox", "2", "2"]);
+    assert!(same.succeeds().stderr.contains("generation 2 and generation 2 do not differ"), "{same}");
+    host.opsrun(["diff", "busybox", "2", "now"]).succeeds();
+    host.write("opt/busybox/conf/new", "text\n");
+    let drift = host.opsrun(["diff", "busybox", "2", "now"]).succeeds().stdout.clone();
+    assert!(drift.contains("configuration: added new\n") && drift.contains("  +text\n"), "{drift}");
+    host.opsrun(["diff", "busybox", "7"])
+        .fails(1, &["busybox has no generation 7; there are 1, 2", "hint: "]);
+    host.opsrun(["diff", "busybox", "last"]).fails(2, &["now"]);
+}

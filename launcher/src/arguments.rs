@@ -142,6 +142,15 @@ pub(crate) enum Command {
         after_help = "Examples:\n  opsrun history keystone\n  opsrun history keystone --json"
     )]
     History(Status),
+    /// Show in what two generations of a service differ
+    #[command(
+        long_about = "Show in what two generations of a service differ: image, definition, limits, environment, mounts and \
+            configuration. Without numbers it is the one that served before against the active one, with one number that one \
+            against the active one. `now` is the configuration as it is on the host. Secrets are hidden: a line whose secret \
+            changed is shown as such; private keys are never shown.",
+        after_help = "Examples:\n  opsrun diff keystone\n  opsrun diff keystone 3 5\n  opsrun diff keystone 5 now"
+    )]
+    Diff(Diff),
     /// Show the output of a service
     #[command(after_help = "Examples:\n  opsrun logs keystone\n  opsrun logs -f -n 20 keystone")]
     Logs(Logs),
@@ -403,6 +412,56 @@ pub(crate) struct Status {
     pub service: ServiceName,
     #[command(flatten)]
     pub form: Form,
+}
+
+/// `diff`
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// The service
+    pub service: ServiceName,
+    /// A generation, or `now`
+    #[arg(value_name = "N")]
+    pub from: Option<Side>,
+    /// What it is compared with, a generation or `now`
+    #[arg(value_name = "M")]
+    pub to: Option<Side>,
+    /// Show passwords, tokens and the like as they are
+    #[arg(long)]
+    pub show_secrets: bool,
+    #[command(flatten)]
+    pub form: Form,
+}
+
+/// What is compared
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// A generation, by its number
+    Generation(u32),
+    /// The configuration as it is on the host
+    Now,
+}
+
+impl std::str::FromStr for Side {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "now" => Ok(Self::Now),
+            number => {
+                let number = number.parse().map_err(|_| "it must be a number of `opsrun history`, or now")?;
+                Ok(Self::Generation(number))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Generation(number) => write!(formatter, "generation {number}"),
+            Self::Now => formatter.write_str("now"),
+        }
+    }
 }
 
 /// `logs`

@@ -102,6 +102,34 @@ pub(crate) enum Error {
         /// The services that there are.
         have: Vec<String>,
     },
+    /// A generation that never was.
+    #[error("{service} has no generation {generation}; there are {}", .have.iter().map(u32::to_string).collect::<Vec<_>>().join(", "))]
+    NoGeneration {
+        /// The service.
+        service: String,
+        /// The number that was typed.
+        generation: u32,
+        /// Those that are kept.
+        have: Vec<u32>,
+    },
+    /// A generation of which only the history is left.
+    #[error("generation {generation} of {service} is gone; there are {}", .have.iter().map(u32::to_string).collect::<Vec<_>>().join(", "))]
+    GenerationGone {
+        /// The service.
+        service: String,
+        /// The number that was typed.
+        generation: u32,
+        /// Those that are kept.
+        have: Vec<u32>,
+    },
+    /// Nothing served before what serves.
+    #[error("nothing of {service} served before generation {active}")]
+    NothingBefore {
+        /// The service.
+        service: String,
+        /// What serves.
+        active: u32,
+    },
     /// No image of a service is loaded.
     #[error("no image for {service} is loaded")]
     NoImage {

@@ -17,6 +17,7 @@ use serde::Deserialize;
 
 use crate::error::Error;
 use crate::limits::{self, Limits};
+use crate::service_name::ServiceName;
 use crate::settings::Generations;
 use crate::wishes::{self, Wishes};
 
@@ -198,6 +199,22 @@ pub(crate) fn read(generation: &Path) -> Option<Made> {
         said_limits: said_limits.unwrap_or_default(),
         limits: limits.unwrap_or_default(),
         specification,
+    })
+}
+
+/// What a generation of a service was made with.
+///
+/// # Errors
+/// [`Error::NoGeneration`], [`Error::GenerationGone`], [`Error::Io`].
+pub(crate) fn find(folders: &ServiceFolders, service: &ServiceName, generation: u32) -> Result<Made, Error> {
+    if let Some(made) = read(&folders.generation(generation)) {
+        return Ok(made);
+    }
+    let have = numbers(folders)?;
+    let (service, was) = (service.to_string(), History::of(folders).read()?.entry(generation).is_some());
+    Err(match was {
+        true => Error::GenerationGone { service, generation, have },
+        false => Error::NoGeneration { service, generation, have },
     })
 }
 

@@ -45,6 +45,10 @@ pub(crate) fn hint(error: &Error) -> Option<String> {
         Error::NoService { have, .. } => {
             Some(format!("there are: {}; `opsrun start` makes a new one", have.join(", ")))
         }
+        Error::NoGeneration { service, .. } | Error::GenerationGone { service, .. } => Some(format!(
+            "opsrun history {service}; `generations.keep` in its settings says how many are kept"
+        )),
+        Error::NothingBefore { service, .. } => Some(format!("opsrun history {service}")),
         Error::NoImage { image, .. } => {
             Some(format!("opsrun load FILE, then `opsrun images` must show {image}"))
         }

@@ -130,6 +130,47 @@ pub(crate) struct Configuration {
     pub changes: Vec<Change>,
 }
 
+/// `diff --json`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Diff {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The service.
+    pub service: String,
+    /// What is compared.
+    pub from: String,
+    /// With what.
+    pub to: String,
+    /// What differs of image, definition, limits, environment and mounts.
+    pub values: Vec<DifferentValue>,
+    /// What differs of the configuration.
+    pub files: Vec<DifferentFile>,
+}
+
+/// A value that differs; null where there is none. Secrets are hidden.
+#[derive(Debug, Serialize)]
+pub(crate) struct DifferentValue {
+    /// What it is of, and its name.
+    pub name: String,
+    /// In the first.
+    pub old: Option<String>,
+    /// In the second.
+    pub new: Option<String>,
+}
+
+/// A file that differs.
+#[derive(Debug, Serialize)]
+pub(crate) struct DifferentFile {
+    /// Relative to the folder.
+    pub path: PathBuf,
+    /// `added`, `changed` or `removed`.
+    pub change: &'static str,
+    /// In what its mode and owner differ.
+    pub attributes: Option<String>,
+    /// As a unified diff with secrets hidden; null when it is no text, or when its content is the same.
+    pub diff: Option<String>,
+}
+
 /// `history --json`.
 #[derive(Debug, Serialize)]
 pub(crate) struct History {

@@ -22,6 +22,7 @@ mod own_folders;
 mod prepare;
 mod print;
 mod release;
+mod secrets;
 mod service_name;
 mod settings;
 mod settings_value;
@@ -83,6 +84,7 @@ fn perform(command: Command) -> Result<Exit, Error> {
         Command::Rm(arguments) => commands::rm::rm(&layout, arguments),
         Command::Ps(arguments) => commands::ps::ps(&layout, &arguments),
         Command::Status(arguments) => commands::status::status(&layout, &arguments),
+        Command::Diff(arguments) => commands::diff::diff(&layout, &arguments),
         Command::History(arguments) => commands::history::history(&layout, &arguments),
         Command::Logs(arguments) => commands::logs::logs(&layout, &arguments),
         Command::Events(arguments) => commands::events::events(&layout, &arguments),

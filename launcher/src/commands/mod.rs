@@ -4,6 +4,7 @@
 pub(crate) mod boot;
 pub(crate) mod commit;
 pub(crate) mod config_init;
+pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod enable;
 pub(crate) mod events;

@@ -46,6 +46,11 @@ pub(crate) fn unreadable_events(count: usize) -> String {
     }
 }
 
+/// `diff`.
+pub(crate) fn no_difference(service: &str, from: &str, to: &str) -> String {
+    format!("{service}: {from} and {to} do not differ")
+}
+
 /// `history`, when lines of it cannot be read.
 pub(crate) fn damaged_history(lines: usize, file: &Path) -> String {
     let what = if lines == 1 { "1 line is" } else { &format!("{lines} lines are") };
