@@ -21,6 +21,7 @@ use crate::limits::Limits;
 use crate::lock::Lock;
 use crate::port;
 use crate::record::{Record, State};
+use crate::swap::Step;
 use crate::{supervisor, systemd};
 
 /// A service that was started.
@@ -216,6 +217,76 @@ pub fn update(
     }
 }
 
+/// One generation to be put in place of another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SwapRequest {
+    /// The candidate: its bundle is ready at [`ServiceFolders::generation`].
+    pub generation: u32,
+    /// How long it is watched, once it serves, before the old generation is given up.
+    pub soak: Duration,
+    /// How long it may take until it is healthy, when not as its definition says.
+    pub start_timeout: Option<Duration>,
+}
+
+/// A generation that took another's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Swapped {
+    /// Its process 1.
+    pub pid: i32,
+    /// For so long nothing served.
+    pub gap: Duration,
+    /// From the command until the old generation was given up.
+    pub took: Duration,
+}
+
+/// Puts a generation in place of the one that runs; `on` hears how far it is. The supervisor goes on with it even when
+/// this process does not wait for the end.
+///
+/// # Errors
+/// [`Error::CandidateFailed`] says whether the old generation serves again. [`Error::NotRunning`], [`Error::Swapping`] by
+/// way of [`Error::Supervisor`]: nothing has changed. [`Error::SwapCancelled`], [`Error::SupervisorGone`]: look at the
+/// record.
+pub fn swap(
+    folders: &ServiceFolders,
+    request: &SwapRequest,
+    on: &mut dyn FnMut(Step),
+) -> Result<Swapped, Error> {
+    let began = Instant::now();
+    let service = folders.name().to_owned();
+    let stream =
+        control::connect(&folders.control()).map_err(|_| Error::NotRunning { service: service.clone() })?;
+    let mut supervisor = Conversation::new(stream);
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let command = Command::Swap {
+        generation: request.generation,
+        soak_ms: milliseconds(request.soak),
+        start_timeout_ms: request.start_timeout.map(milliseconds),
+    };
+    let said = supervisor.say(&command);
+    said.map_err(|error| Error::Io { doing: "talk to the supervisor", source: error })?;
+    loop {
+        return match hear(&mut supervisor, folders)? {
+            Answer::Step(step) => {
+                on(step);
+                continue;
+            }
+            Answer::Swapped { pid, gap_ms } => {
+                Ok(Swapped { pid, gap: Duration::from_millis(gap_ms), took: began.elapsed() })
+            }
+            Answer::WentBack { failure, output, gap_ms } => {
+                let gap = Duration::from_millis(gap_ms);
+                Err(Error::CandidateFailed { service, source: failure, output, gap, back: None })
+            }
+            Answer::NeitherServes { failure, output, back } => {
+                let gap = Duration::ZERO;
+                Err(Error::CandidateFailed { service, source: failure, output, gap, back: Some(back) })
+            }
+            Answer::Cancelled => Err(Error::SwapCancelled { service }),
+            other => Err(refusal(other, folders)),
+        };
+    }
+}
+
 /// Whether a living supervisor holds the service.
 #[must_use]
 pub fn is_supervised(folders: &ServiceFolders) -> bool {
@@ -270,7 +341,7 @@ fn refusal(answer: Answer, folders: &ServiceFolders) -> Error {
         Answer::Busy { holder } => Error::Busy { service, holder },
         Answer::AlreadyRunning { release } => Error::AlreadyRunning { service, release },
         Answer::Refused(failure) => Error::Supervisor { service, source: failure },
-        Answer::Healthy { .. } | Answer::Stopped | Answer::Updated { .. } => Error::Supervisor {
+        _ => Error::Supervisor {
             service,
             source: Failure::new("it answered something else than it was asked"),
         },

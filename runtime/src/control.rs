@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
 use crate::limits::Limits;
+use crate::swap::Step;
 
 /// A line is never longer; whoever sends more is cut off.
 const LINE_BYTES_MAX: usize = 256 * 1024;
@@ -32,6 +33,15 @@ pub(crate) enum Command {
     Resume,
     /// Stop the service.
     Stop,
+    /// Put the bundle of this generation in place of the one that runs.
+    Swap {
+        /// Its number.
+        generation: u32,
+        /// How long it is watched until it is accepted, milliseconds.
+        soak_ms: u64,
+        /// How long it may take until it is healthy, milliseconds, when not as its definition says.
+        start_timeout_ms: Option<u64>,
+    },
     /// Change the limits of what runs.
     Update {
         /// All that it has from now on.
@@ -59,6 +69,35 @@ pub(crate) enum Answer {
     },
     /// The service is down.
     Stopped,
+    /// How far a swap is; more is said later.
+    Step(Step),
+    /// The swap is done.
+    Swapped {
+        /// The new generation's process 1.
+        pid: i32,
+        /// For so long nothing served, milliseconds.
+        gap_ms: u64,
+    },
+    /// The candidate came to nothing, and the old generation serves.
+    WentBack {
+        /// Why.
+        failure: Failure,
+        /// The candidate's last lines of output.
+        output: Vec<String>,
+        /// For so long nothing served, milliseconds.
+        gap_ms: u64,
+    },
+    /// The candidate came to nothing, and the old generation does not serve either; it is tried further.
+    NeitherServes {
+        /// Why the candidate does not.
+        failure: Failure,
+        /// The candidate's last lines of output.
+        output: Vec<String>,
+        /// Why the old one does not.
+        back: Failure,
+    },
+    /// The service was asked to end in the middle of the swap.
+    Cancelled,
     /// Its limits are as asked for.
     Updated {
         /// The files whose values are others now.

@@ -109,6 +109,14 @@ pub enum Error {
         /// The process that holds its lock; 0 when unknown.
         holder: i32,
     },
+    /// Another generation is about to take the place of the one that runs.
+    #[error("{service} is being swapped to {release}")]
+    Swapping {
+        /// The service.
+        service: String,
+        /// The release of the candidate.
+        release: String,
+    },
     /// A port the service needs has a listener already.
     #[error("port {port} is taken by {holder}")]
     PortTaken {
@@ -126,6 +134,26 @@ pub enum Error {
         source: Failure,
         /// Its last lines of output.
         output: Vec<String>,
+    },
+    /// A generation that was to take another's place did not become healthy, or did not stay so.
+    #[error("the candidate for {service} came to nothing")]
+    CandidateFailed {
+        /// The service.
+        service: String,
+        /// Why.
+        source: Failure,
+        /// Its last lines of output.
+        output: Vec<String>,
+        /// For so long nothing served.
+        gap: std::time::Duration,
+        /// Why the old generation does not serve either; it does when there is no reason.
+        back: Option<Failure>,
+    },
+    /// The service was asked to end in the middle of a swap.
+    #[error("{service} was asked to end in the middle of the swap")]
+    SwapCancelled {
+        /// The service.
+        service: String,
     },
     /// The container could not be made or entered.
     #[error("could not {doing}")]

@@ -7,9 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::time::Timespec;
 
 use crate::channel::Request;
 use crate::container::{Made, Making};
@@ -118,6 +120,48 @@ impl Prober {
             unchanged => {
                 self.attempt = unchanged;
                 None
+            }
+        }
+    }
+
+    /// Probes once and waits for the verdict: for a process that has nothing else to wait for.
+    pub(crate) fn probe_and_wait(&mut self) -> io::Result<Verdict> {
+        self.probe_after(0, Instant::now());
+        loop {
+            let now = Instant::now();
+            let child = match self.attempt {
+                Attempt::Inside { pid, .. } => Some(pid),
+                _ => None,
+            };
+            let ended = child.map(pidfd_of).transpose()?;
+            let awaited = match &ended {
+                Some(pidfd) => Some((pidfd.as_fd(), PollFlags::IN)),
+                None => self.waits_for(),
+            };
+            let wait = self.wakes_at().map(|at| at.saturating_duration_since(now));
+            let wait =
+                wait.map(|wait| Timespec::try_from(wait).expect("OK because a probe takes no centuries"));
+            let ready = match awaited {
+                Some((fd, flags)) => {
+                    rustix::event::poll(&mut [PollFd::from_borrowed_fd(fd, flags)], wait.as_ref())? > 0
+                }
+                None => {
+                    rustix::event::poll(&mut [], wait.as_ref())?;
+                    false
+                }
+            };
+            if let (Some(child), true) = (child, ready) {
+                let status = waitpid(child, None)?;
+                let status = match status {
+                    WaitStatus::Exited(_, code) => code,
+                    WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
+                    _ => continue,
+                };
+                if let Some(verdict) = self.child_ended(child, status) {
+                    return Ok(verdict);
+                }
+            } else if let Some(verdict) = self.turn(ready, Instant::now()) {
+                return Ok(verdict);
             }
         }
     }
@@ -246,6 +290,11 @@ impl Prober {
     }
 }
 
+fn pidfd_of(pid: Pid) -> io::Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+}
+
 fn connect(address: &str, port: u16) -> io::Result<OwnedFd> {
     let address: IpAddr =
         address.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
@@ -299,28 +348,11 @@ mod tests {
         }
     }
 
-    /// Turns until a verdict, waiting on what the prober waits for.
     fn verdict_of(probe: Probe) -> Verdict {
         let check =
             HealthCheck { probe, interval_ms: 1000, timeout_ms: 300, retries: 1, start_timeout_ms: 1000 };
-        let mut prober =
-            Prober::new(check, Path::new("/nowhere"), Path::new("/nowhere"), Path::new("/nowhere"));
-        prober.probe_after(0, Instant::now());
-        for _ in 0..1000 {
-            let wait = prober.wakes_at().map_or(Duration::ZERO, |at| at - Instant::now().min(at));
-            let ready = match prober.waits_for() {
-                Some((fd, flags)) => {
-                    let mut fds = [rustix::event::PollFd::from_borrowed_fd(fd, flags)];
-                    let wait = rustix::time::Timespec::try_from(wait).expect("short");
-                    rustix::event::poll(&mut fds, Some(&wait)).expect("poll") > 0
-                }
-                None => false,
-            };
-            if let Some(verdict) = prober.turn(ready, Instant::now()) {
-                return verdict;
-            }
-        }
-        panic!("no verdict");
+        let nowhere = Path::new("/nowhere");
+        Prober::new(check, nowhere, nowhere, nowhere).probe_and_wait().expect("poll")
     }
 
     #[test]

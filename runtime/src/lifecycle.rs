@@ -12,6 +12,9 @@
 //!                              ▼                          Stop, from anywhere:
 //!                        Ended: crash loop                Stopping ──ended, or killed after its grace──▶ Ended
 //! ```
+//!
+//! The candidate of a swap lives the same life *on trial* (`swap.rs`): its container can be made and parked until the old
+//! one is down, and whatever goes wrong before it is accepted ends it, healthy or not.
 
 use crate::definition::{Definition, Probe, RestartPolicy};
 use crate::error::Failure;
@@ -35,6 +38,8 @@ pub(crate) struct Life {
     phase: Phase,
     /// Whether it has been healthy since a person started it.
     proven: bool,
+    /// Whether it is the candidate of a swap: nothing that goes wrong is forgiven until it is accepted.
+    trial: bool,
     unhealthy: bool,
     probe_failures: u32,
     last_probe: Option<String>,
@@ -53,6 +58,7 @@ pub(crate) struct Life {
 enum Phase {
     Down,
     Creating,
+    Parked,
     Starting,
     Running { since: Millis },
     BackingOff,
@@ -76,10 +82,18 @@ pub(crate) enum Event {
     Adopted,
     /// It is to be up again: it was proven healthy before the host or its supervisor went down.
     Resume,
+    /// It is wanted up and about to be started in place of another generation; its container is made, and waits.
+    Park,
+    /// What it was parked for has come.
+    Release,
+    /// The trial is over, and it has stood it.
+    Accept,
     /// A person wants it down.
     Stop,
     /// The host goes down: it ends, and is still wanted.
     Halt,
+    /// Another generation takes its place: it ends, and the service is still wanted.
+    GiveWay,
     /// Its container exists and waits.
     Created,
     /// Its program was executed.
@@ -88,8 +102,13 @@ pub(crate) enum Event {
     NotMade(Failure),
     /// Its process 1 has ended, with this status.
     Exited(i32),
-    /// The kernel killed something of it for want of memory; the sentence about it.
-    OutOfMemory(String),
+    /// The kernel killed something of it for want of memory.
+    OutOfMemory {
+        /// How many processes.
+        processes: u32,
+        /// The sentence about it.
+        message: String,
+    },
     /// A probe has ended; why not, if not well.
     Probed(Result<(), String>),
     /// The time asked for by [`Action::Deadline`] has come.
@@ -124,9 +143,11 @@ pub(crate) enum Action {
 /// What those who wait are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
+    /// Its container exists, and waits.
+    Parked,
     /// It has become healthy.
     Healthy,
-    /// It was started in vain, and nothing of it is left.
+    /// It was started in vain. Nothing of it is left, unless it is on trial: then it is another's to clear.
     StartFailed(Failure),
     /// It is down, as wanted.
     Stopped,
@@ -139,6 +160,7 @@ impl Life {
             rules,
             phase: Phase::Down,
             proven: false,
+            trial: false,
             unhealthy: false,
             probe_failures: 0,
             last_probe: None,
@@ -149,6 +171,14 @@ impl Life {
             resuming: false,
             wanted_then: Wanted::Down,
         }
+    }
+
+    /// The candidate of a swap; it may take so long until it is healthy, milliseconds, when that is said.
+    pub(crate) fn on_trial(mut rules: Definition, start_timeout_ms: Option<u64>) -> Self {
+        if let Some(timeout) = start_timeout_ms {
+            rules.health.start_timeout_ms = timeout;
+        }
+        Self { trial: true, ..Self::new(rules) }
     }
 
     /// The same with the restarts that were counted before.
@@ -164,19 +194,29 @@ impl Life {
                 self.wanted_then = Wanted::Down;
                 Event::Stop
             }
-            Event::Halt => {
+            Event::Halt | Event::GiveWay => {
                 self.wanted_then = Wanted::Up;
                 Event::Stop
             }
             event => event,
         };
         let actions = match (self.phase.clone(), event) {
-            (_, Event::OutOfMemory(sentence)) => {
-                self.last_failure = Some(Failure::new(sentence.clone()));
-                self.out_of_memory = Some((now, sentence));
+            (_, Event::OutOfMemory { message, .. }) => {
+                self.last_failure = Some(Failure::new(message.clone()));
+                self.out_of_memory = Some((now, message));
                 Vec::new()
             }
             (Phase::Down, Event::Start) => self.create(),
+            (Phase::Down, Event::Park) => {
+                self.phase = Phase::Parked;
+                vec![Action::Deadline(None), Action::Make]
+            }
+            (Phase::Parked, Event::Created) => vec![Action::Report(Outcome::Parked)],
+            (Phase::Parked, Event::Release) => {
+                self.phase = Phase::Creating;
+                vec![Action::Go]
+            }
+            (Phase::Parked, Event::NotMade(failure)) => self.fail(failure, now),
             (Phase::Down, Event::Resume) => {
                 self.proven = true;
                 self.resuming = true;
@@ -203,13 +243,20 @@ impl Life {
                 let failure = self.why(format!("{} before it was healthy", ended_with(status)), now);
                 self.fail(failure, now)
             }
-            (Phase::Running { .. }, Event::Probed(result)) => self.probed_while_running(result),
+            (Phase::Running { .. }, Event::Probed(result)) => self.probed_while_running(result, now),
+            (Phase::Running { .. }, Event::Accept) => {
+                self.trial = false;
+                self.proven = true;
+                Vec::new()
+            }
             (Phase::Running { since }, Event::Exited(status)) => self.ended(status, since, now),
             (Phase::BackingOff, Event::Deadline) => {
                 self.restarts += 1;
                 self.create()
             }
-            (Phase::Creating | Phase::BackingOff, Event::Stop) => {
+            // Whether it is wanted is all that changes.
+            (Phase::Ended(End::Stopped { .. }), Event::Stop) => self.stopped(),
+            (Phase::Creating | Phase::Parked | Phase::BackingOff, Event::Stop) => {
                 let mut actions = vec![Action::Clear];
                 if !self.proven {
                     let failure = Failure::new("it was stopped before it was healthy");
@@ -253,7 +300,7 @@ impl Life {
         match result {
             Ok(()) => {
                 self.phase = Phase::Running { since: now };
-                self.proven = true;
+                self.proven = !self.trial;
                 self.resuming = false;
                 let mut actions = vec![Action::Deadline(None)];
                 actions.extend(self.probe_again());
@@ -269,7 +316,7 @@ impl Life {
         }
     }
 
-    fn probed_while_running(&mut self, result: Result<(), String>) -> Vec<Action> {
+    fn probed_while_running(&mut self, result: Result<(), String>, now: Millis) -> Vec<Action> {
         match result {
             Ok(()) => {
                 self.probe_failures = 0;
@@ -279,11 +326,12 @@ impl Life {
                 self.probe_failures = self.probe_failures.saturating_add(1);
                 if self.probe_failures >= self.rules.health.retries && !self.unhealthy {
                     self.unhealthy = true;
-                    self.last_failure =
-                        Some(Failure::new(reason).within(format!(
-                            "its health check failed {} times in a row",
-                            self.probe_failures
-                        )));
+                    let verdict = format!("its health check failed {} times in a row", self.probe_failures);
+                    let failure = Failure::new(reason).within(verdict);
+                    if self.trial {
+                        return self.fail(failure, now);
+                    }
+                    self.last_failure = Some(failure);
                 }
             }
         }
@@ -309,7 +357,7 @@ impl Life {
             RestartPolicy::No => false,
         };
         let failure = self.why(ended_with(status), now);
-        if again {
+        if again || self.trial {
             return self.fail(failure, now);
         }
         if status != 0 {
@@ -322,6 +370,14 @@ impl Life {
     /// It could not be brought up, or ended and is to be brought up again.
     fn fail(&mut self, failure: Failure, now: Millis) -> Vec<Action> {
         self.last_failure = Some(failure.clone());
+        if self.trial {
+            self.phase = Phase::Ended(End::StartFailed);
+            return vec![
+                Action::NoProbe,
+                Action::Deadline(None),
+                Action::Report(Outcome::StartFailed(failure)),
+            ];
+        }
         let mut actions = vec![Action::NoProbe, Action::Clear];
         if !self.proven {
             self.phase = Phase::Ended(End::StartFailed);
@@ -381,7 +437,7 @@ impl Life {
     /// As the record shows it.
     pub(crate) fn state(&self) -> State {
         match &self.phase {
-            Phase::Creating | Phase::Starting => State::Starting,
+            Phase::Creating | Phase::Parked | Phase::Starting => State::Starting,
             Phase::Running { .. } => State::Running,
             Phase::BackingOff => State::BackingOff,
             Phase::Stopping => State::Stopping,
@@ -426,6 +482,11 @@ impl Life {
     /// The rules it follows.
     pub(crate) fn rules(&self) -> &Definition {
         &self.rules
+    }
+
+    /// Whether it has come to its end and nothing of it will happen any more.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Ended(_))
     }
 
     /// Whether its start has failed, so that nothing of it is to be recorded.

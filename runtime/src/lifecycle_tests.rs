@@ -208,7 +208,7 @@ fn a_kill_for_want_of_memory_is_the_cause_of_the_end_that_follows() {
         (life, _) = life.step(event, 0);
     }
     let sentence = "killed: out of memory, limit 60 MiB, peak 60 MiB".to_owned();
-    let (life, actions) = life.step(Event::OutOfMemory(sentence.clone()), 1000);
+    let (life, actions) = life.step(Event::OutOfMemory { processes: 1, message: sentence.clone() }, 1000);
     assert!(actions.is_empty(), "{actions:?}");
     assert_eq!(life.state(), State::Running);
     let told = |life: &Life| life.last_failure().expect("a failure").causes.join("; ");
@@ -231,7 +231,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::Probed(Ok(()))),
         Just(Event::Probed(Err("no".into()))),
         Just(Event::Deadline),
-        Just(Event::OutOfMemory("killed: out of memory".into())),
+        Just(Event::OutOfMemory { processes: 1, message: "killed: out of memory".into() }),
     ]
 }
 
@@ -248,7 +248,9 @@ proptest! {
             now += later;
             let (next, actions) = life.step(event, now);
             life = next;
-            prop_assert!(!ended || actions.is_empty());
+            // One that is down can be told again that it is not wanted; nothing is done to it.
+            let told = [Action::Deadline(None), Action::Report(Outcome::Stopped), Action::End];
+            prop_assert!(!ended || actions.is_empty() || actions == told);
             for action in actions {
                 match action {
                     Action::Make => containers += 1,
@@ -261,4 +263,34 @@ proptest! {
             prop_assert!(!ended || containers == 0);
         }
     }
+}
+
+fn on_trial(events: &[Event]) -> (Life, Vec<Action>) {
+    let mut life = Life::on_trial(rules(), Some(2_000));
+    let mut actions = Vec::new();
+    for (second, event) in events.iter().enumerate() {
+        (life, actions) = life.step(event.clone(), second as u64 * 1000);
+    }
+    (life, actions)
+}
+
+#[test]
+fn a_parked_container_waits_until_it_is_released() {
+    let (_, actions) = on_trial(&[Event::Park, Event::Created]);
+    assert_eq!(actions, [Action::Report(Outcome::Parked)]);
+    let (_, actions) = on_trial(&[Event::Park, Event::Created, Event::Release]);
+    assert_eq!(actions, [Action::Go]);
+}
+
+#[test]
+fn on_trial_nothing_is_forgiven_and_nothing_cleared_until_it_is_accepted() {
+    let healthy = [Event::Park, Event::Created, Event::Release, Event::Executed, Event::Probed(Ok(()))];
+    let ill = Event::Probed(Err("answered 500".into()));
+    for wrong in [vec![Event::Exited(0)], vec![ill.clone(), ill.clone(), ill]] {
+        let (life, actions) = on_trial(&[&healthy[..], &wrong[..]].concat());
+        assert!(matches!(actions.last(), Some(Action::Report(Outcome::StartFailed(_)))), "{actions:?}");
+        assert!(!actions.contains(&Action::Clear) && life.is_over());
+    }
+    let (life, actions) = on_trial(&[&healthy[..], &[Event::Accept, Event::Exited(1)]].concat());
+    assert_eq!((life.state(), life.start_failed()), (State::BackingOff, false), "{actions:?}");
 }

@@ -13,8 +13,8 @@ use crate::replace::replace_file;
 
 /// The version written; a higher one is refused when read.
 ///
-/// 2: `oom_kills` and `unenforced`, which version 1 lacks.
-pub const VERSION: u32 = 2;
+/// 2: `oom_kills` and `unenforced`, which version 1 lacks. 3: `swap`.
+pub const VERSION: u32 = 3;
 
 /// What is known of a service. Times are milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,10 +55,63 @@ pub struct Record {
     /// Controllers, such as `memory`, whose limits this host does not keep although they were asked for.
     #[serde(default)]
     pub unenforced: Vec<String>,
+    /// The other generation, while one takes another's place.
+    #[serde(default)]
+    pub swap: Option<Swapping>,
     /// How the last container of this generation ended.
     pub last_exit: Option<Exit>,
     /// The last thing that went wrong, as a chain of causes, outermost first.
     pub last_failure: Option<Failure>,
+}
+
+/// A swap under way. The record is about the old generation until the candidate is healthy, and about the candidate from
+/// then on: one replacement of the record turns it round.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Swapping {
+    /// How it is done.
+    pub way: Way,
+    /// What the other generation is.
+    pub other: Other,
+    /// Its number.
+    pub generation: u32,
+    /// Its release.
+    pub release: String,
+    /// Its process 1, while there is one.
+    pub process: Option<Process>,
+    /// When the swap began.
+    pub began_at_ms: u64,
+}
+
+/// What the generation is that a record is not about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Other {
+    /// It is being tried, and not proven.
+    Candidate,
+    /// It served before, and is kept until the new one has stood its soak.
+    Previous,
+}
+
+/// How one generation takes another's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// The candidate is made and parked, the old one stopped, the candidate started: for any server.
+    StopFirst,
+    /// Both run at the same time: for a service without a port.
+    SideBySide,
+}
+
+impl Way {
+    /// As people read it.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::StopFirst => "stop-first",
+            Self::SideBySide => "side by side",
+        }
+    }
 }
 
 /// What a person asked for.

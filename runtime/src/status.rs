@@ -1,10 +1,15 @@
 //! What a service does, as its record says it and as it is: a record is checked against the process table and the lock.
 //! It needs no supervisor to be alive, and changes nothing.
 
+use std::path::Path;
+
+use crate::container;
+use crate::definition::{Definition, Probe};
 use crate::error::Error;
 use crate::folders::ServiceFolders;
+use crate::health::Prober;
 use crate::lock::Lock;
-use crate::record::Record;
+use crate::record::{Process, Record};
 
 /// A service as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,4 +33,23 @@ pub fn look(folders: &ServiceFolders) -> Result<Option<Status>, Error> {
     let Some(record) = Record::read(folders)? else { return Ok(None) };
     let alive = record.process.as_ref().is_some_and(crate::record::Process::is_alive);
     Ok(Some(Status { record, supervisor, alive }))
+}
+
+/// Probes the active generation once, from outside its supervisor: what is said of it is seen, not believed. Why not,
+/// when it is not well.
+///
+/// # Errors
+/// [`Error::NotRunning`] when nothing of it runs; those of [`Record::read`] and when its bundle cannot be read.
+pub fn probe(folders: &ServiceFolders) -> Result<Result<(), String>, Error> {
+    let not_running = || Error::NotRunning { service: folders.name().to_owned() };
+    let record = Record::read(folders)?.ok_or_else(not_running)?;
+    let process = record.process.filter(Process::is_alive).ok_or_else(not_running)?;
+    let bundle = folders.generation(record.generation);
+    let definition = Definition::of(&container::read_spec(&bundle)?)?;
+    if let Probe::Runs { .. } = definition.health.probe {
+        return Ok(Ok(()));
+    }
+    Prober::new(definition.health, &bundle, &folders.run, Path::new(&process.cgroup))
+        .probe_and_wait()
+        .map_err(|error| Error::Io { doing: "probe the service", source: error })
 }

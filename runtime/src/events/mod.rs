@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::record::Way;
 pub use by::By;
 pub(crate) use file::EventFile;
 pub use follow::follow;
@@ -124,6 +125,43 @@ pub enum Kind {
         failures: u32,
         /// Why, outermost first.
         causes: Vec<String>,
+    },
+    /// This generation is tried in another one's place.
+    SwapBegan {
+        /// The generation that serves until then.
+        from: u32,
+        /// How it is done.
+        way: Way,
+    },
+    /// This generation serves in another one's place, and has stood its soak.
+    Swapped {
+        /// The generation that served before.
+        from: u32,
+        /// For so long nothing served.
+        gap_ms: u64,
+    },
+    /// Another generation was tried in place of this one, in vain; this one serves.
+    WentBack {
+        /// The one that was tried.
+        from: u32,
+        /// For so long nothing served.
+        gap_ms: u64,
+        /// Why in vain, outermost first.
+        causes: Vec<String>,
+    },
+    /// Another generation was tried in place of this one, in vain, and this one does not serve either.
+    NeitherServes {
+        /// The one that was tried.
+        candidate: u32,
+        /// Why in vain, outermost first.
+        causes: Vec<String>,
+        /// Why this one does not serve, outermost first.
+        back: Vec<String>,
+    },
+    /// The service was asked to end while another generation was tried in place of this one.
+    SwapCancelled {
+        /// The one that was tried.
+        candidate: u32,
     },
     /// It was asked to end.
     Stopping {

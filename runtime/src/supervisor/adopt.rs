@@ -5,18 +5,22 @@
 //! word otherwise.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use super::{Supervisor, now_unix_ms};
-use crate::error::Error;
+use super::running::Running;
+use super::{Supervisor, now_unix_ms, past};
+use crate::container;
+use crate::error::{Error, Failure};
 use crate::events::By;
 use crate::folders::ServiceFolders;
+use crate::history::{End, History};
 use crate::lifecycle::Event;
 use crate::log::Stream;
 use crate::memory::MemoryWatch;
-use crate::record::{self, Exit, Process, Record, State, Wanted};
+use crate::record::{Health, Other, Process, Record, State, Wanted};
 
 /// Names of the outputs as systemd keeps them.
 const OUTPUTS: [(Stream, &str); 2] = [(Stream::Stdout, "stdout"), (Stream::Stderr, "stderr")];
@@ -28,17 +32,84 @@ pub(super) fn adoptable(folders: &ServiceFolders) -> Result<Option<Process>, Err
     Ok(process.filter(Process::is_alive))
 }
 
+/// Ends the swap that a supervisor which died has left half done: the record says which generation it is that serves, and
+/// a candidate that did not stand its soak does not. What is left of the other one is removed.
+pub(super) fn settle_swap(folders: &ServiceFolders) -> Result<(), Error> {
+    let Some(mut record) = Record::read(folders)? else { return Ok(()) };
+    let Some(swap) = record.swap.take() else { return Ok(()) };
+    let died = |process: Option<&Process>| {
+        // After a reboot nothing is alive; that tells nothing of the candidate.
+        process.is_none_or(|process| process.is_of_this_boot() && !process.is_alive())
+    };
+    let back = swap.other == Other::Previous && died(record.process.as_ref());
+    let (loser, loser_process) = if back {
+        (record.generation, record.process.clone())
+    } else {
+        (swap.generation, swap.process.clone())
+    };
+    clear_container(folders, loser, loser_process.as_ref())?;
+    let reason = || Failure::new("its supervisor died in the middle of the swap");
+    let history = History::of(folders);
+    match (back, swap.other) {
+        (true, _) => history.ended(loser, End::WentBack { reason: reason() })?,
+        (false, Other::Candidate) => history.ended(loser, End::NeverHealthy { reason: reason() })?,
+        (false, Other::Previous) => {}
+    }
+    if back {
+        record = Running::prepare(folders, swap.generation)?.record;
+        record.state = match swap.process.as_ref().is_some_and(Process::is_alive) {
+            true => State::Running,
+            false => State::Stopped,
+        };
+        record.process = swap.process;
+        record.changed_at_ms = now_unix_ms();
+    }
+    record.write(folders)
+}
+
+/// Removes what there is of a generation's container, whether or not it got as far as the record.
+fn clear_container(
+    folders: &ServiceFolders,
+    generation: u32,
+    process: Option<&Process>,
+) -> Result<(), Error> {
+    if let Some(process) = process {
+        container::clear(&folders.run, Path::new(&process.cgroup))?;
+    }
+    match container::read_spec(&folders.generation(generation)) {
+        Ok(spec) => container::clear(&folders.run, container::cgroup_of(&spec)),
+        // Its bundle is gone, and so was its container before that.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Kills and removes what a supervisor that died left behind; whether it lived.
+pub(super) fn clear_leftovers(folders: &ServiceFolders) -> Result<bool, Error> {
+    let Some(mut record) = Record::read(folders)? else { return Ok(false) };
+    let Some(process) = record.process.take() else { return Ok(false) };
+    let alive = process.is_alive();
+    container::clear(&folders.run, Path::new(&process.cgroup))?;
+    past::note_lost(folders, record.generation, &process)?;
+    record.state = State::Stopped;
+    record.health = Health::Unknown;
+    record.started_at_ms = None;
+    record.changed_at_ms = now_unix_ms();
+    record.write(folders)?;
+    Ok(alive)
+}
+
 impl Supervisor {
     /// Goes on with what the record says, because of somebody.
     pub(super) fn take_up(&mut self, by: By) -> Result<(), Error> {
         let alive = adoptable(&self.folders)?;
         let adopted = alive.and_then(|process| Some((self.kept(&process)?, process)));
         if adopted.is_none() {
-            self.cleared |= super::clear_leftovers(&self.folders)?;
+            self.cleared |= clear_leftovers(&self.folders)?;
         }
         let record = Record::read(&self.folders)?
             .ok_or_else(|| Error::NotRunning { service: self.folders.name().to_owned() })?;
-        let mut running = self.prepare(record.generation)?;
+        self.before = Some(record.clone());
+        let mut running = Running::prepare(&self.folders, record.generation)?;
         running.record.last_exit = record.last_exit;
         running.record.oom_kills = record.oom_kills;
         running.record.unenforced = record.unenforced;
@@ -67,8 +138,9 @@ impl Supervisor {
     }
 
     /// Has systemd keep the outputs of the container that is being made.
-    pub(super) fn keep_output(&self) {
-        let (Some(unit), Some(running)) = (&self.unit, &self.running) else { return };
+    pub(super) fn keep_output(&mut self, generation: u32) {
+        let Some(running) = self.both().find(|running| running.generation() == generation) else { return };
+        let Some(unit) = &self.unit else { return };
         for (stream, pipe) in &running.output {
             if let Some((_, name)) = OUTPUTS.iter().find(|(known, _)| known == stream) {
                 unit.keep(name, std::os::fd::AsFd::as_fd(pipe));
@@ -85,14 +157,5 @@ impl Supervisor {
         let output = output.into_iter().collect::<Option<Vec<_>>>()?;
         // Looked at again behind the descriptor: the number may have changed hands before.
         process.is_alive().then_some((pidfd, output))
-    }
-
-    pub(super) fn adopted_ended(&mut self) {
-        self.look_at_memory();
-        let Some(running) = &mut self.running else { return };
-        running.adopted = None;
-        running.pid = None;
-        running.record.last_exit = Some(Exit { at_ms: now_unix_ms(), status: record::STATUS_UNSEEN });
-        self.events.push_back(Event::Exited(record::STATUS_UNSEEN));
     }
 }

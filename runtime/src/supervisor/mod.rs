@@ -10,49 +10,50 @@
 //!   stdout and stderr of the service ─────────▶ log, with no event
 //! ```
 //!
+//! There is one generation, `active`, and during a swap another one beside it, each with a life of its own (`running.rs`);
+//! `swapping.rs` has what goes on between the two.
+//!
 //! A failing disk or system call never ends the loop while the service runs: it is told as an event.
 
 mod actions;
 mod adopt;
+mod children;
+mod clients;
 mod past;
+mod running;
+mod swapping;
 mod telling;
 mod update;
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags};
 
-use crate::container::{self, Making};
-use crate::control::{self, Answer, Command, Conversation};
-use crate::definition::Definition;
+use self::adopt::clear_leftovers;
+use self::clients::Client;
+use self::running::{Part, Running};
+use self::swapping::Swapping;
+pub(crate) use self::telling::entry;
+use self::telling::{Askers, Origin, Step};
+use crate::control::{self, Answer, Conversation};
 use crate::error::{Error, Failure};
 use crate::events::{By, EventFile, Kind};
 use crate::folders::ServiceFolders;
-use crate::health::Prober;
-use crate::history::{End, Person};
+use crate::history::End;
 use crate::host_files::HostFiles;
-use crate::lifecycle::{Action, Event, Life};
+use crate::lifecycle::{Action, Event};
 use crate::lock::{Lock, Tried};
-use crate::log::{Drained, Journal, LogWriter, Stream};
-use crate::memory::MemoryWatch;
 use crate::os;
-use crate::record::{self, Exit, Record};
+use crate::record::{self, Record};
 use crate::systemd::{self, Stage, Unit};
-pub(crate) use telling::entry;
-use telling::{Askers, Origin, Step};
-
-/// Clients at once; one more is turned away.
-const CLIENTS_MAX: usize = 32;
-/// Ended children whose purpose is not known yet.
-const STRAYS_MAX: usize = 16;
+use crate::{crash_point, swap};
 
 /// Runs the hidden command `supervise`: the first client is its standard input.
 ///
@@ -62,7 +63,7 @@ pub fn run(folders: &ServiceFolders) -> i32 {
     let Ok(mut first) = take_first_client() else { return 1 };
     match Supervisor::begin(folders, None) {
         Ok(Begun::Supervisor(mut supervisor)) => {
-            supervisor.clients.push(first);
+            supervisor.clients.push(Client::new(first));
             supervisor.supervise()
         }
         Ok(Begun::Busy(holder)) => {
@@ -95,7 +96,7 @@ pub fn run_unit(folders: &ServiceFolders) -> Result<i32, Error> {
         Ok(stream) => {
             stream.set_nonblocking(true).map_err(failed)?;
             supervisor.cleared |= clear_leftovers(folders)?;
-            supervisor.clients.push(Conversation::new(stream));
+            supervisor.clients.push(Client::new(Conversation::new(stream)));
         }
         // Nobody waits, or the one who did is gone.
         Err(_) => supervisor.take_up(By::Systemd {})?,
@@ -119,6 +120,7 @@ pub(crate) fn clear_by(folders: &ServiceFolders, by: By, wanted_down: bool) -> R
         Tried::Held(lock) => lock,
         Tried::By(holder) => return Err(Error::Busy { service: folders.name().to_owned(), holder }),
     };
+    adopt::settle_swap(folders)?;
     let cleared = clear_leftovers(folders)?;
     let Some(mut record) = Record::read(folders)? else { return Ok(()) };
     if wanted_down {
@@ -157,38 +159,23 @@ enum Begun {
     Busy(i32),
 }
 
-/// What the supervisor holds of the generation it runs.
-struct Running {
-    life: Life,
-    definition: Definition,
-    cgroup: PathBuf,
-    bundle: PathBuf,
-    prober: Prober,
-    log: LogWriter,
-    host_files: Option<HostFiles>,
-    making: Option<Making>,
-    pid: Option<Pid>,
-    memory: Option<MemoryWatch>,
-    /// The end of a container whose parent was a supervisor that died.
-    adopted: Option<OwnedFd>,
-    output: Vec<(Stream, OwnedFd)>,
-    record: Record,
-    /// The record as it is on disk, once it was written.
-    written: Option<Record>,
-    /// What the record said before: a start in vain changes nothing.
-    before: Option<Record>,
-}
-
 struct Supervisor {
     folders: ServiceFolders,
     lock: Option<Lock>,
     listener: Option<UnixListener>,
     signals: SignalFd,
-    clients: Vec<Conversation>,
-    running: Option<Running>,
-    events: VecDeque<Event>,
-    deadline: Option<u64>,
-    strays: VecDeque<(Pid, i32)>,
+    clients: Vec<Client>,
+    /// The generation that the record is about.
+    active: Option<Running>,
+    /// Another one beside it, during a swap: the candidate, or the one that was active before.
+    other: Option<Running>,
+    /// What has happened, and to which generation.
+    events: VecDeque<(u32, Event)>,
+    swap: Option<Swapping>,
+    /// The record as it is on disk, once it was written.
+    written: Option<Record>,
+    /// What the record said before: a start in vain changes nothing.
+    before: Option<Record>,
     began: Instant,
     ended: Option<i32>,
     /// What is to be said of the generation's end once it was asked to end.
@@ -209,12 +196,7 @@ enum Source {
     Signals,
     Listener,
     Client(usize),
-    Making,
-    Adopted,
-    Probe,
-    HostFiles,
-    Memory,
-    Output(usize),
+    Of(u32, Part),
 }
 
 impl Supervisor {
@@ -228,6 +210,7 @@ impl Supervisor {
             Tried::Held(lock) => lock,
             Tried::By(holder) => return Ok(Begun::Busy(holder)),
         };
+        adopt::settle_swap(folders)?;
         let left_alone = unit.is_some() && adopt::adoptable(folders)?.is_some();
         let cleared = !left_alone && clear_leftovers(folders)?;
         let listener = control::listen(&folders.control()).map_err(failed("make the supervisor's socket"))?;
@@ -245,10 +228,12 @@ impl Supervisor {
             listener: Some(listener),
             signals,
             clients: Vec::new(),
-            running: None,
+            active: None,
+            other: None,
             events: VecDeque::new(),
-            deadline: None,
-            strays: VecDeque::new(),
+            swap: None,
+            written: None,
+            before: None,
             began: Instant::now(),
             ended: None,
             ending: None,
@@ -263,30 +248,38 @@ impl Supervisor {
     fn supervise(&mut self) -> i32 {
         telling::tell_of_panics(&self.folders);
         loop {
-            while let Some(event) = self.events.pop_front() {
-                self.happen(event);
+            while let Some((generation, event)) = self.events.pop_front() {
+                self.happen(generation, event);
             }
             self.tell_unit();
             if let Some(status) = self.ended {
                 return status;
             }
-            if self.running.is_none() && self.clients.is_empty() {
+            if self.active.is_none() && self.clients.is_empty() {
                 // Whoever started this supervisor went away before it said what for.
                 return 1;
             }
             for source in self.wait() {
                 self.serve(source);
             }
-            self.turn_probe(false);
-            if self.deadline.is_some_and(|at| self.now() >= at) {
-                self.deadline = None;
-                self.events.push_back(Event::Deadline);
-            }
+            self.look_at_the_clock();
         }
     }
 
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn both(&self) -> impl Iterator<Item = &Running> {
+        [&self.active, &self.other].into_iter().flatten()
+    }
+
+    fn both_mut(&mut self) -> impl Iterator<Item = &mut Running> {
+        [&mut self.active, &mut self.other].into_iter().flatten()
+    }
+
+    fn of(&mut self, generation: u32) -> Option<&mut Running> {
+        self.both_mut().find(|running| running.generation() == generation)
     }
 
     /// Waits until something is ready or a time has come; what is ready.
@@ -312,38 +305,25 @@ impl Supervisor {
             awaited.push((Source::Listener, listener.as_fd(), PollFlags::IN));
         }
         for (index, client) in self.clients.iter().enumerate() {
-            awaited.push((Source::Client(index), client.stream.as_fd(), PollFlags::IN));
+            awaited.push((Source::Client(index), client.as_fd(), PollFlags::IN));
         }
-        let Some(running) = &self.running else { return awaited };
-        if let Some(making) = &running.making {
-            awaited.push((Source::Making, making.as_fd(), PollFlags::IN));
-        }
-        if let Some(pidfd) = &running.adopted {
-            awaited.push((Source::Adopted, pidfd.as_fd(), PollFlags::IN));
-        }
-        if let Some((fd, flags)) = running.prober.waits_for() {
-            awaited.push((Source::Probe, fd, flags));
-        }
-        if let Some(memory) = &running.memory {
-            awaited.push((Source::Memory, memory.as_fd(), PollFlags::PRI));
-        }
-        if let Some(files) = &running.host_files {
-            awaited.push((Source::HostFiles, files.as_fd(), PollFlags::IN));
-        }
-        for (index, (_, pipe)) in running.output.iter().enumerate() {
-            awaited.push((Source::Output(index), pipe.as_fd(), PollFlags::IN));
+        for running in self.both() {
+            let parts = running.awaited().into_iter();
+            awaited
+                .extend(parts.map(|(part, fd, flags)| (Source::Of(running.generation(), part), fd, flags)));
         }
         awaited
     }
 
     fn sleeps_at_most(&self) -> Option<Duration> {
-        let deadline =
-            self.deadline.map(|at| Duration::from_millis(at.saturating_sub(self.now()).saturating_add(1)));
-        let probe = self.running.as_ref().and_then(|running| running.prober.wakes_at());
-        let probe = probe.map(|at| at.saturating_duration_since(Instant::now()));
+        let soak = self.swap.as_ref().and_then(|swap| swap.soak_until);
+        let deadlines = self.both().filter_map(|running| running.deadline).chain(soak);
+        let deadlines =
+            deadlines.map(|at| Duration::from_millis(at.saturating_sub(self.now()).saturating_add(1)));
+        let probes = self.both().filter_map(|running| running.prober.wakes_at());
         let unit = self.unit.as_ref().and_then(Unit::wakes_at);
-        let unit = unit.map(|at| at.saturating_duration_since(Instant::now()));
-        [deadline, probe, unit].into_iter().flatten().min()
+        let instants = probes.chain(unit).map(|at| at.saturating_duration_since(Instant::now()));
+        deadlines.chain(instants).min()
     }
 
     fn serve(&mut self, source: Source) {
@@ -351,134 +331,71 @@ impl Supervisor {
             Source::Signals => self.read_signals(),
             Source::Listener => self.accept(),
             Source::Client(index) => self.listen_to(index),
-            Source::Making => self.continue_making(),
-            Source::Adopted => self.adopted_ended(),
-            Source::Memory => self.look_at_memory(),
-            Source::Probe => self.turn_probe(true),
-            Source::HostFiles => {
-                let files = self.running.as_ref().and_then(|running| running.host_files.as_ref());
-                if let Some(Err(error)) = files.map(HostFiles::refresh) {
-                    let failure = Failure::new(error.to_string());
-                    self.trouble(&failure.within("could not follow the host's resolv.conf and hosts"));
-                }
-            }
-            Source::Output(index) => self.drain(index),
-        }
-    }
-
-    fn accept(&mut self) {
-        let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept) else { return };
-        if self.clients.len() < CLIENTS_MAX && stream.set_nonblocking(true).is_ok() {
-            self.clients.push(Conversation::new(stream));
-        }
-    }
-
-    fn listen_to(&mut self, index: usize) {
-        let Some(client) = self.clients.get_mut(index) else { return };
-        match client.hear::<Command>() {
-            Ok(Some(command)) => self.obey(&command, index),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            // A client that left, or that does not speak this protocol.
-            Ok(None) | Err(_) => {
-                self.clients.remove(index);
-            }
-        }
-    }
-
-    fn obey(&mut self, command: &Command, index: usize) {
-        let by = self.clients.get(index).map_or(By::Opsrun {}, |client| By::peer(&client.stream));
-        let refusal = match (command, &self.running) {
-            (Command::Start { generation }, None) => match self.prepare(*generation) {
-                Ok(running) => {
-                    self.begin_to_run(running, Event::Start, by);
-                    None
-                }
-                Err(error) => {
-                    self.ended = Some(1);
-                    Some(Answer::Refused(Failure::of(&error)))
-                }
-            },
-            (Command::Resume, None) => match self.take_up(by) {
-                Ok(()) => None,
-                Err(error) => {
-                    self.ended = Some(1);
-                    Some(Answer::Refused(Failure::of(&error)))
-                }
-            },
-            (Command::Start { .. } | Command::Resume, Some(running)) => {
-                Some(Answer::AlreadyRunning { release: running.definition.release.clone() })
-            }
-            (Command::Stop, Some(_)) => {
-                let person = self.clients.get(index).and_then(|client| Person::at_other_end(&client.stream));
-                self.ending = Some(End::Stopped { person });
-                self.askers.stop = by;
-                self.events.push_back(Event::Stop);
-                None
-            }
-            (Command::Stop, None) => Some(Answer::Stopped),
-            (Command::Update { limits, annotations }, _) => Some(match self.update(limits, annotations) {
-                Ok(limits) => {
-                    let changed = limits.keys().cloned().collect();
-                    if !limits.is_empty() {
-                        self.tell_by(Kind::Updated { limits }, by);
+            Source::Of(generation, part) => {
+                let Some(running) = self.of(generation) else { return };
+                let event = match part {
+                    Part::Making => running.continue_making(),
+                    Part::Adopted => {
+                        // Why it ended comes before that it did.
+                        let memory = running.look_at_memory();
+                        let ended = running.adopted_ended();
+                        self.events.extend(memory.map(|event| (generation, event)));
+                        Some(ended)
                     }
-                    Answer::Updated { changed }
-                }
-                Err(error) => Answer::Refused(Failure::of(&error)),
-            }),
-        };
-        if let (Some(answer), Some(client)) = (refusal, self.clients.get_mut(index)) {
-            let _ = client.say(&answer);
+                    Part::Memory => running.look_at_memory(),
+                    Part::Probe => running.turn_probe(true),
+                    Part::Output(index) => {
+                        running.drain(index);
+                        None
+                    }
+                    Part::HostFiles => {
+                        if let Some(Err(error)) = running.host_files.as_ref().map(HostFiles::refresh) {
+                            let failure = Failure::new(error.to_string());
+                            self.trouble(
+                                &failure.within("could not follow the host's resolv.conf and hosts"),
+                            );
+                        }
+                        None
+                    }
+                };
+                self.events.extend(event.map(|event| (generation, event)));
+            }
         }
     }
 
-    fn prepare(&self, generation: u32) -> Result<Running, Error> {
-        let bundle = self.folders.generation(generation);
-        let spec = container::read_spec(&bundle)?;
-        let definition = Definition::of(&spec)?;
-        let before = Record::read(&self.folders)?;
-        let host_files = HostFiles::follow(&self.folders.host_files())
-            .map_err(|error| Error::Io { doing: "copy the host's resolv.conf and hosts", source: error })?;
-        let journal = self
-            .folders
-            .is_of_host()
-            .then(|| Journal::open(&definition.service, &definition.release, definition.generation));
-        let log = LogWriter::open(&self.folders.output(generation))?.with_journal(journal.flatten());
-        let life = Life::new(definition.clone());
-        let cgroup = container::cgroup_of(&spec).to_owned();
-        Ok(Running {
-            prober: Prober::new(definition.health.clone(), &bundle, &self.folders.run, &cgroup),
-            record: first_record(&definition, &life),
-            life,
-            definition,
-            cgroup,
-            bundle,
-            log,
-            host_files: Some(host_files),
-            making: None,
-            pid: None,
-            memory: None,
-            adopted: None,
-            output: Vec::new(),
-            written: None,
-            before,
-        })
+    fn look_at_the_clock(&mut self) {
+        let now = self.now();
+        let mut events = Vec::new();
+        for running in self.both_mut() {
+            let generation = running.generation();
+            events.extend(running.turn_probe(false).map(|event| (generation, event)));
+            if running.deadline.is_some_and(|at| now >= at) {
+                running.deadline = None;
+                events.push((generation, Event::Deadline));
+            }
+        }
+        self.events.extend(events);
+        if let Some(swap) = self.swap.as_mut().filter(|swap| swap.soak_until.is_some_and(|at| now >= at)) {
+            swap.soak_until = None;
+            self.swap_happens(swap::Event::SoakOver);
+        }
     }
 
     /// From here on there is a service to keep up.
     fn begin_to_run(&mut self, running: Running, event: Event, by: By) {
-        self.running = Some(running);
+        let generation = running.generation();
+        self.active = Some(running);
         self.askers.start = by;
         let process = i32::try_from(std::process::id()).unwrap_or(0);
-        self.tell(Kind::Supervised { process, cleared: self.cleared }, Origin::Start);
-        self.events.push_back(event);
+        self.tell(generation, Kind::Supervised { process, cleared: self.cleared }, Origin::Start);
+        self.events.push_back((generation, event));
     }
 
-    /// One step of the life cycle. What happened is written down before anything is done about it, and that nothing runs
-    /// any more once that is so.
-    fn happen(&mut self, event: Event) {
+    /// One step of a generation's life cycle. What happened is written down before anything is done about it, and that
+    /// nothing runs any more once that is so.
+    fn happen(&mut self, generation: u32, event: Event) {
         let now = self.now();
-        let Some(running) = &mut self.running else { return };
+        let Some(running) = self.of(generation) else { return };
         let (life, actions) = running.life.clone().step(event.clone(), now);
         let before = std::mem::replace(&mut running.life, life);
         let process = running.pid.map_or(0, Pid::as_raw);
@@ -487,126 +404,26 @@ impl Supervisor {
         let (last, first): (Vec<_>, Vec<_>) =
             step.events().into_iter().partition(|(kind, _)| matches!(kind, Kind::Stopped { .. }));
         for (kind, origin) in first {
-            self.tell(kind, origin);
+            self.tell(generation, kind, origin);
         }
         let mut last = last.into_iter();
         for action in actions {
             if matches!(action, Action::Report(_) | Action::End) {
-                last.by_ref().for_each(|(kind, origin)| self.tell(kind, origin));
+                last.by_ref().for_each(|(kind, origin)| self.tell(generation, kind, origin));
             }
-            self.act(action);
+            crash_point::here();
+            self.act(generation, action);
         }
         self.write_record();
     }
 
-    fn drain(&mut self, index: usize) {
-        let Some(running) = &mut self.running else { return };
-        let Some((stream, pipe)) = running.output.get(index) else { return };
-        match running.log.drain(*stream, pipe.as_fd()) {
-            Ok(Drained::Open) => {}
-            // All writers have closed it, or it cannot be read: nothing more will come.
-            Ok(Drained::Ended) | Err(_) => {
-                running.output.remove(index);
-            }
+    /// The service is to end: because a person says so, or because the host goes down.
+    fn end_by(&mut self, event: Event) {
+        if self.swap.is_some() {
+            self.swap_happens(swap::Event::Cancel);
         }
-    }
-
-    fn read_signals(&mut self) {
-        while let Ok(Some(signal)) = self.signals.read_signal() {
-            let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
-            match Signal::try_from(number) {
-                Ok(Signal::SIGCHLD) => {}
-                Ok(_) => {
-                    self.askers.stop = self.who_signals(&signal);
-                    let asked = self.asked_to_end();
-                    let halted = asked == Event::Halt;
-                    self.ending = Some(if halted { End::HostDown } else { End::Stopped { person: None } });
-                    self.events.push_back(asked);
-                }
-                Err(_) => {}
-            }
-        }
-        self.reap();
-    }
-
-    fn reap(&mut self) {
-        while let Ok(status) = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-            let Some((pid, status)) = exit_status(status) else {
-                if status == WaitStatus::StillAlive {
-                    break;
-                }
-                continue;
-            };
-            self.child_ended(pid, status);
-        }
-    }
-
-    fn child_ended(&mut self, pid: Pid, status: i32) {
-        // What the throw-away process has to say of this child comes first. It has nothing to say, and would wait for
-        // ever, before it was let go.
-        while self.running.as_ref().is_some_and(|running| {
-            running.pid == Some(pid) && running.making.as_ref().is_some_and(Making::went)
-        }) {
-            self.continue_making();
-        }
-        if self.running.as_ref().is_some_and(|running| running.pid == Some(pid)) {
-            // Why it ended comes before that it did.
-            self.look_at_memory();
-        }
-        let Some(running) = &mut self.running else { return };
-        if running.pid == Some(pid) {
-            running.pid = None;
-            running.record.last_exit = Some(Exit { at_ms: now_unix_ms(), status });
-            if running.making.take().is_some() {
-                let early =
-                    Failure::new(format!("its process 1 ended with status {status} before it was started"));
-                self.events.push_back(Event::NotMade(early));
-            } else {
-                self.events.push_back(Event::Exited(status));
-            }
-        } else if let Some(verdict) = running.prober.child_ended(pid, status) {
-            self.events.push_back(Event::Probed(verdict));
-        } else {
-            if self.strays.len() == STRAYS_MAX {
-                self.strays.pop_front();
-            }
-            self.strays.push_back((pid, status));
-        }
-    }
-
-    /// Whether the kernel has killed something of the container for want of memory.
-    fn look_at_memory(&mut self) {
-        let Some(running) = &mut self.running else { return };
-        match running.memory.as_mut().map(MemoryWatch::killed) {
-            Some(Ok(Some((count, sentence)))) => {
-                running.record.oom_kills = running.record.oom_kills.saturating_add(count);
-                running.log.remark(&format!("opsrun: {sentence}"));
-                self.tell(Kind::Oom { processes: count, message: sentence.clone() }, Origin::Own);
-                self.events.push_back(Event::OutOfMemory(sentence));
-            }
-            Some(Ok(None)) | None => {}
-            // The cgroup is gone. Waited for, it would be ready for ever.
-            Some(Err(_)) => running.memory = None,
-        }
-    }
-
-    fn turn_probe(&mut self, ready: bool) {
-        let Some(running) = &mut self.running else { return };
-        let mut verdict = running.prober.turn(ready, Instant::now());
-        // A check that ended before it was reported to exist.
-        if verdict.is_none() {
-            verdict = self.strays.iter().find_map(|(pid, status)| running.prober.child_ended(*pid, *status));
-        }
-        if let Some(verdict) = verdict {
-            self.events.push_back(Event::Probed(verdict));
-        }
-    }
-
-    /// systemd's own process sends it when it stops the unit.
-    fn who_signals(&self, signal: &nix::libc::signalfd_siginfo) -> By {
-        match (&self.unit, signal.ssi_pid) {
-            (Some(_), 1) => By::Systemd {},
-            (_, process) => By::process(process.cast_signed(), signal.ssi_uid),
+        if let Some(active) = &self.active {
+            self.events.push_back((active.generation(), event));
         }
     }
 
@@ -621,7 +438,7 @@ impl Supervisor {
 
     fn tell_unit(&mut self) {
         let Some(unit) = &mut self.unit else { return };
-        let Some(running) = &self.running else { return };
+        let Some(running) = &self.active else { return };
         let state = running.life.state();
         let stage = match state {
             record::State::Running => Stage::Up,
@@ -640,22 +457,6 @@ impl Supervisor {
     }
 }
 
-/// Kills and removes what a supervisor that died left behind; whether it lived.
-fn clear_leftovers(folders: &ServiceFolders) -> Result<bool, Error> {
-    let Some(mut record) = Record::read(folders)? else { return Ok(false) };
-    let Some(process) = record.process.take() else { return Ok(false) };
-    let alive = process.is_alive();
-    let cgroup = PathBuf::from(&process.cgroup);
-    container::clear(&folders.run, &cgroup)?;
-    past::note_lost(folders, record.generation, &process)?;
-    record.state = record::State::Stopped;
-    record.health = record::Health::Unknown;
-    record.started_at_ms = None;
-    record.changed_at_ms = now_unix_ms();
-    record.write(folders)?;
-    Ok(alive)
-}
-
 pub(crate) fn make_private_folder(folder: &std::path::Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     if let Some(parent) = folder.parent() {
@@ -664,29 +465,6 @@ pub(crate) fn make_private_folder(folder: &std::path::Path) -> std::io::Result<(
     match std::fs::DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
-    }
-}
-
-fn first_record(definition: &Definition, life: &Life) -> Record {
-    Record {
-        version: record::VERSION,
-        service: definition.service.clone(),
-        release: definition.release.clone(),
-        image: definition.image.clone(),
-        image_id: definition.image_id.clone(),
-        generation: definition.generation,
-        ports: definition.ports.clone(),
-        wanted: life.wanted(),
-        state: life.state(),
-        health: life.health(),
-        process: None,
-        started_at_ms: None,
-        changed_at_ms: now_unix_ms(),
-        restarts: 0,
-        oom_kills: 0,
-        unenforced: Vec::new(),
-        last_exit: None,
-        last_failure: None,
     }
 }
 

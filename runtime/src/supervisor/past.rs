@@ -9,15 +9,27 @@ use crate::record::{Process, State};
 
 impl Supervisor {
     /// The generation serves.
-    pub(super) fn note_serving(&mut self) {
-        let Some(running) = &self.running else { return };
-        let noted = History::of(&self.folders).serves(running.definition.generation);
+    pub(super) fn note_serving(&mut self, generation: u32) {
+        let noted = History::of(&self.folders).serves(generation);
         self.noted(noted);
     }
 
+    /// The generation has ended in this way.
+    pub(super) fn note_ended(&mut self, generation: u32, end: End) {
+        let noted = History::of(&self.folders).ended(generation, end);
+        self.noted(noted);
+    }
+
+    /// Whether the generation has served at all, as far as the history tells.
+    pub(super) fn has_served(&self, generation: u32) -> bool {
+        let past = History::of(&self.folders).read().ok();
+        let entry = past.as_ref().and_then(|past| past.entry(generation));
+        entry.is_some_and(|entry| entry.runs.iter().any(|run| run.began_at_ms.is_some()))
+    }
+
     /// The generation has come to its end, if it has.
-    pub(super) fn note_end(&mut self) {
-        let Some(running) = &self.running else { return };
+    pub(super) fn note_end(&mut self, generation: u32) {
+        let Some(running) = self.both().find(|running| running.generation() == generation) else { return };
         let reason = || running.life.last_failure().cloned().unwrap_or_else(|| Failure::new("it ended"));
         let end = match running.life.state() {
             _ if running.life.start_failed() => End::NeverHealthy { reason: reason() },
@@ -27,8 +39,7 @@ impl Supervisor {
             }),
             State::Starting | State::Running | State::BackingOff | State::Stopping => return,
         };
-        let noted = History::of(&self.folders).ended(running.definition.generation, end);
-        self.noted(noted);
+        self.note_ended(generation, end);
     }
 
     /// A history that cannot be written is no reason to leave a service alone.

@@ -44,7 +44,7 @@ impl Step<'_> {
     /// The events of this step in their order.
     pub(super) fn events(&self) -> Vec<(Kind, Origin)> {
         let (before, after) = (self.before.state(), self.after.state());
-        let asked_to_end = matches!(self.event, Event::Stop | Event::Halt);
+        let asked_to_end = matches!(self.event, Event::Stop | Event::Halt | Event::GiveWay);
         let mut events = Vec::new();
         if let (Event::Exited(status), State::Starting | State::Running) = (self.event, before) {
             let status = (*status != STATUS_UNSEEN).then_some(*status);
@@ -54,6 +54,9 @@ impl Step<'_> {
             Event::Adopted => events.push((Kind::Adopted { process: self.process }, Origin::Start)),
             Event::Executed if before == State::Starting => {
                 events.push((Kind::Started { process: self.process }, Origin::Own));
+            }
+            Event::OutOfMemory { processes, message } => {
+                events.push((Kind::Oom { processes: *processes, message: message.clone() }, Origin::Own));
             }
             _ => {}
         }
@@ -66,7 +69,7 @@ impl Step<'_> {
             events.push((Kind::StartFailed { causes: causes(&failure.causes) }, origin));
         }
         if self.actions.contains(&Action::Make) {
-            let asked = matches!(self.event, Event::Start | Event::Resume);
+            let asked = matches!(self.event, Event::Start | Event::Park | Event::Resume);
             events.push((Kind::Starting {}, if asked { Origin::Start } else { Origin::Own }));
         }
         events.extend(self.health().map(|kind| (kind, Origin::Own)));
@@ -131,23 +134,28 @@ impl Step<'_> {
 }
 
 impl Supervisor {
-    /// Writes an event down.
-    pub(super) fn tell(&mut self, kind: Kind, origin: Origin) {
+    /// Writes an event of a generation down.
+    pub(super) fn tell(&mut self, generation: u32, kind: Kind, origin: Origin) {
         let by = match origin {
             Origin::Start => self.askers.start.clone(),
             Origin::Stop => self.askers.stop.clone(),
             Origin::Own => By::Opsrun {},
         };
-        self.tell_by(kind, by);
+        self.tell_of(generation, kind, by);
     }
 
-    /// The same for somebody who has asked for neither a start nor a stop.
+    /// The same of the active generation, for somebody who has asked for neither a start nor a stop.
     pub(super) fn tell_by(&mut self, kind: Kind, by: By) {
+        self.tell_of(self.active.as_ref().map_or(0, super::Running::generation), kind, by);
+    }
+
+    /// The same of any generation.
+    pub(super) fn tell_of(&mut self, generation: u32, kind: Kind, by: By) {
         if self.lock.is_none() {
             // The service is another supervisor's by now.
             return;
         }
-        let entry = match &self.running {
+        let entry = match self.both().find(|running| running.generation() == generation) {
             Some(running) => entry(&running.record, kind, by),
             None => entry_without_record(self.folders.name(), kind, by),
         };
@@ -156,7 +164,7 @@ impl Supervisor {
 
     /// Writes down what could not be done, although the supervisor goes on.
     pub(super) fn trouble(&mut self, failure: &Failure) {
-        self.tell(Kind::Trouble { causes: causes(&failure.causes) }, Origin::Own);
+        self.tell_by(Kind::Trouble { causes: causes(&failure.causes) }, By::Opsrun {});
     }
 }
 

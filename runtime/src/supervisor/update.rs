@@ -17,14 +17,17 @@ impl Supervisor {
     /// were changed, and how.
     ///
     /// # Errors
-    /// [`Error::NotRunning`], [`Error::Limit`], [`Error::Io`]; everything is as before then.
+    /// [`Error::NotRunning`], [`Error::Swapping`], [`Error::Limit`], [`Error::Io`]; everything is as before then.
     pub(super) fn update(
         &mut self,
         all: &Limits,
         annotations: &BTreeMap<String, String>,
     ) -> Result<BTreeMap<String, Changed>, Error> {
         let not_running = || Error::NotRunning { service: self.folders.name().to_owned() };
-        let running = self.running.as_ref().filter(|it| it.pid.is_some()).ok_or_else(not_running)?;
+        if self.swap.is_some() {
+            return Err(self.already_swapping());
+        }
+        let running = self.active.as_ref().filter(|it| it.pid.is_some()).ok_or_else(not_running)?;
         let failed = |error| Error::Io { doing: "change the generation's limits", source: error };
         let path = running.bundle.join("config.json");
         let text = fs_err::read(&path).map_err(failed)?;

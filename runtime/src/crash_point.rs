@@ -1,0 +1,29 @@
+//! Places where a test ends the process, as a crash would: before each action that changes something.
+//! In a release build there are none.
+//!
+//! `OPSRUN_TEST_CRASH=supervise:7` ends a supervisor before its seventh action, `command:2` any other command of opsrun's.
+
+/// Ends the process when a test says that it crashes here.
+#[cfg(not(debug_assertions))]
+pub fn here() {}
+
+/// Ends the process when a test says that it crashes here.
+#[cfg(debug_assertions)]
+pub fn here() {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static AT: OnceLock<Option<u32>> = OnceLock::new();
+    static PASSED: AtomicU32 = AtomicU32::new(0);
+
+    let at = AT.get_or_init(|| {
+        let wanted = std::env::var("OPSRUN_TEST_CRASH").ok()?;
+        let (role, number) = wanted.split_once(':')?;
+        let supervises = std::env::args().nth(1).is_some_and(|command| command == "supervise");
+        (role == if supervises { "supervise" } else { "command" }).then(|| number.parse().ok())?
+    });
+    if at.is_some_and(|at| PASSED.fetch_add(1, Ordering::Relaxed) + 1 == at) {
+        // SIGKILL, as the kernel does it for want of memory: nothing is cleaned up.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
+    }
+}

@@ -1,0 +1,257 @@
+//! What a supervisor does when one generation takes another's place: one action of `swap.rs` after the other.
+//! It decides nothing; what follows from what is said there.
+
+use std::mem;
+
+use super::clients::Awaited;
+use super::running::Running;
+use super::telling::Askers;
+use super::{Supervisor, now_unix_ms};
+use crate::control::Answer;
+use crate::crash_point;
+use crate::definition::{Definition, Probe};
+use crate::error::{Error, Failure};
+use crate::events::{By, Kind, causes};
+use crate::history::End;
+use crate::lifecycle::{self, Life, Outcome};
+use crate::record::{self, Other, Way};
+use crate::swap::{Action, Event, Swap, Verdict};
+
+/// A swap under way, and between whom.
+pub(super) struct Swapping {
+    swap: Swap,
+    old: u32,
+    candidate: u32,
+    /// The candidate's last words.
+    output: Vec<String>,
+    began_at_ms: u64,
+    /// When the soak is over, on the supervisor's clock.
+    pub soak_until: Option<u64>,
+}
+
+impl Supervisor {
+    /// Begins to put a generation in place of the active one.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`], [`Error::Swapping`], and when the candidate's bundle cannot be read.
+    pub(super) fn begin_swap(
+        &mut self,
+        candidate: u32,
+        soak_ms: u64,
+        start_timeout_ms: Option<u64>,
+        by: By,
+    ) -> Result<(), Error> {
+        let service = self.folders.name().to_owned();
+        if self.swap.is_some() {
+            return Err(self.already_swapping());
+        }
+        let Some(active) = self.active.as_ref().filter(|active| !active.life.is_over()) else {
+            return Err(Error::NotRunning { service });
+        };
+        let old = active.generation();
+        let mut running = Running::prepare(&self.folders, candidate)?;
+        running.life = Life::on_trial(running.definition.clone(), start_timeout_ms);
+        let way = way(&active.definition, &running.definition);
+        self.other = Some(running);
+        self.swap = Some(Swapping {
+            swap: Swap::new(way, soak_ms),
+            old,
+            candidate,
+            output: Vec::new(),
+            began_at_ms: now_unix_ms(),
+            soak_until: None,
+        });
+        self.askers = Askers { start: by.clone(), stop: by.clone() };
+        self.tell_of(candidate, Kind::SwapBegan { from: old, way }, by);
+        // The intent is on disk before anything is done.
+        self.write_record();
+        self.swap_happens(Event::Begin);
+        Ok(())
+    }
+
+    pub(super) fn already_swapping(&self) -> Error {
+        let candidate = self.swap.as_ref().and_then(|swap| self.of_number(swap.candidate));
+        let release = candidate.map(|running| running.definition.release.clone()).unwrap_or_default();
+        Error::Swapping { service: self.folders.name().to_owned(), release }
+    }
+
+    /// One step of the swap.
+    pub(super) fn swap_happens(&mut self, event: Event) {
+        let now = self.now();
+        let Some(swapping) = &mut self.swap else { return };
+        let (swap, actions) = swapping.swap.clone().step(event, now);
+        swapping.swap = swap;
+        for action in actions {
+            crash_point::here();
+            self.act_swap(action);
+        }
+    }
+
+    /// What a generation's life has come to, when that is the swap's business. Whether it is.
+    pub(super) fn is_of_swap(&mut self, generation: u32, outcome: &Outcome) -> bool {
+        let Some(swap) = &self.swap else { return false };
+        let event = match (generation == swap.candidate, outcome.clone()) {
+            (true, Outcome::Parked) => Event::Parked,
+            (true, Outcome::Healthy) => Event::Healthy,
+            (true, Outcome::StartFailed(failure)) => Event::Failed(failure),
+            (true, Outcome::Stopped) => Event::Failed(Failure::new("it was stopped")),
+            (false, Outcome::Stopped) => Event::OldDown,
+            (false, Outcome::Healthy) => Event::OldHealthy,
+            (false, Outcome::StartFailed(failure)) => Event::OldFailed(failure),
+            (false, Outcome::Parked) => return true,
+        };
+        self.swap_happens(event);
+        true
+    }
+
+    fn act_swap(&mut self, action: Action) {
+        let Some(Swapping { old, candidate, .. }) = self.swap else { return };
+        match action {
+            Action::MakeCandidate { parked } => {
+                let event = if parked { lifecycle::Event::Park } else { lifecycle::Event::Start };
+                self.events.push_back((candidate, event));
+            }
+            Action::ReleaseCandidate => self.events.push_back((candidate, lifecycle::Event::Release)),
+            Action::StopOld => match self.of(old).is_none_or(|running| running.life.is_over()) {
+                true => self.swap_happens(Event::OldDown),
+                false => self.events.push_back((old, lifecycle::Event::GiveWay)),
+            },
+            Action::Commit => {
+                mem::swap(&mut self.active, &mut self.other);
+                self.write_record();
+                self.note_ended(old, End::Replaced { by: candidate });
+                self.note_serving(candidate);
+            }
+            Action::Uncommit => {
+                mem::swap(&mut self.active, &mut self.other);
+                self.write_record();
+            }
+            Action::Soak(until) => {
+                if let Some(swap) = &mut self.swap {
+                    swap.soak_until = Some(until);
+                }
+            }
+            Action::Accept => self.happen(candidate, lifecycle::Event::Accept),
+            Action::ClearCandidate => self.clear_candidate(candidate),
+            Action::StartOld => {
+                if let Err(error) = self.start_old(old) {
+                    self.swap_happens(Event::OldFailed(Failure::of(&error)));
+                }
+            }
+            Action::Tell(step) => self.answer(Awaited::Swap, &Answer::Step(step)),
+            Action::End(verdict) => self.end_swap(verdict),
+        }
+    }
+
+    /// Without grace: nobody was served by it, or it failed to serve.
+    fn clear_candidate(&mut self, candidate: u32) {
+        let folders = self.folders.clone();
+        let Some(mut running) = self.other.take_if(|other| other.generation() == candidate) else { return };
+        let cleared = running.clear(&folders);
+        if let Some(swap) = &mut self.swap {
+            swap.soak_until = None;
+            swap.output = running.log.last_lines();
+        }
+        if let Err(error) = cleared {
+            self.trouble(&Failure::of(&error));
+        }
+        self.write_record();
+    }
+
+    /// The same bundle in a new container, by its own rules, as after a crash.
+    fn start_old(&mut self, old: u32) -> Result<(), Error> {
+        let mut running = Running::prepare(&self.folders, old)?;
+        if let Some(before) = self.active.take() {
+            running.life = running.life.with_restarts(before.life.restarts());
+            running.record = before.record;
+            running.record.process = None;
+        }
+        self.active = Some(running);
+        self.events.push_back((old, lifecycle::Event::Resume));
+        Ok(())
+    }
+
+    fn end_swap(&mut self, verdict: Verdict) {
+        let Some(Swapping { output, old, candidate, .. }) = self.swap.take() else { return };
+        self.tell_verdict(old, candidate, &verdict);
+        if self.other.as_ref().is_some_and(|other| other.life.is_over()) {
+            self.other = None;
+        }
+        let pid = self.active.as_ref().and_then(|active| active.pid).map_or(0, nix::unistd::Pid::as_raw);
+        let cancelled = verdict == Verdict::Cancelled;
+        let answer = match verdict {
+            Verdict::Swapped { gap_ms } => Answer::Swapped { pid, gap_ms },
+            Verdict::WentBack { failure, gap_ms } => Answer::WentBack { failure, output, gap_ms },
+            Verdict::NeitherServes { failure, back } => Answer::NeitherServes { failure, output, back },
+            Verdict::Cancelled => Answer::Cancelled,
+        };
+        // The record first: what a client is told must be what it finds when it looks.
+        self.write_record();
+        self.answer(Awaited::Swap, &answer);
+        if !cancelled && self.active.as_ref().is_some_and(|active| active.life.is_over()) {
+            // The old one fell into a crash loop while the candidate was tried.
+            self.end();
+        }
+    }
+
+    /// How the swap ended, as events and in the history.
+    fn tell_verdict(&mut self, old: u32, candidate: u32, verdict: &Verdict) {
+        let (kind, failure) = match verdict {
+            Verdict::Swapped { gap_ms } => (Kind::Swapped { from: old, gap_ms: *gap_ms }, None),
+            Verdict::WentBack { failure, gap_ms } => {
+                let kind =
+                    Kind::WentBack { from: candidate, gap_ms: *gap_ms, causes: causes(&failure.causes) };
+                (kind, Some(failure))
+            }
+            Verdict::NeitherServes { failure, back } => {
+                let kind = Kind::NeitherServes {
+                    candidate,
+                    causes: causes(&failure.causes),
+                    back: causes(&back.causes),
+                };
+                (kind, Some(failure))
+            }
+            Verdict::Cancelled => (Kind::SwapCancelled { candidate }, None),
+        };
+        let of = if matches!(verdict, Verdict::Swapped { .. }) { candidate } else { old };
+        self.tell_of(of, kind, By::Opsrun {});
+        if let Some(reason) = failure.cloned() {
+            let served = self.has_served(candidate);
+            let end = if served { End::WentBack { reason } } else { End::NeverHealthy { reason } };
+            self.note_ended(candidate, end);
+        }
+        if matches!(verdict, Verdict::WentBack { .. }) {
+            self.note_serving(old);
+        }
+    }
+
+    /// The swap as the record has it.
+    pub(super) fn swap_on_record(&self) -> Option<record::Swapping> {
+        let swap = self.swap.as_ref()?;
+        let committed = swap.swap.is_committed();
+        let generation = if committed { swap.old } else { swap.candidate };
+        let running = self.of_number(generation);
+        Some(record::Swapping {
+            way: swap.swap.way(),
+            other: if committed { Other::Previous } else { Other::Candidate },
+            generation,
+            release: running.map(|running| running.definition.release.clone()).unwrap_or_default(),
+            process: running.and_then(|running| running.record.process.clone()),
+            began_at_ms: swap.began_at_ms,
+        })
+    }
+
+    fn of_number(&self, generation: u32) -> Option<&Running> {
+        self.both().find(|running| running.generation() == generation)
+    }
+}
+
+/// Two generations can run at the same time only where neither a port nor the question which of them a probe has met
+/// stands between them.
+fn way(old: &Definition, new: &Definition) -> Way {
+    let apart = |definition: &Definition| {
+        let own = matches!(definition.health.probe, Probe::Runs { .. } | Probe::Command { .. });
+        definition.ports.is_empty() && own
+    };
+    if apart(old) && apart(new) { Way::SideBySide } else { Way::StopFirst }
+}

@@ -1,0 +1,384 @@
+//! How one generation takes another's place, as a pure function: how far it is and what happened give what is to be done.
+//! It touches nothing and knows no container; the two generations live their lives in `lifecycle.rs`.
+//!
+//! ```text
+//! stop-first     Making ─parked─▶ StoppingOld ─down─▶ Proving ─healthy─▶ Soaking ─over─▶ swapped
+//! side by side   Making ──────────── healthy, while the old one serves ─▶ Soaking ─over─▶ Retiring ─down─▶ swapped
+//!
+//! anything wrong before the soak: the candidate is cleared without grace, and the old one, where it was stopped, is
+//! started again (Returning). In the soak: the record goes back to the old generation first, then the same.
+//! ```
+//!
+//! The commit is the record's going over to the candidate, at the beginning of the soak. So the record says at any moment
+//! which generation it is that serves, or is to serve.
+
+use crate::error::Failure;
+use crate::lifecycle::Millis;
+use crate::record::Way;
+
+/// A swap under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Swap {
+    way: Way,
+    soak_ms: u64,
+    stage: Stage,
+    failure: Option<Failure>,
+    /// When the old generation was asked to end, and for how long nothing served.
+    silent_since: Option<Millis>,
+    gap_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Making,
+    StoppingOld,
+    Proving,
+    Soaking,
+    Retiring,
+    Returning,
+    Over,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A person asked for it.
+    Begin,
+    /// The candidate's container exists, and waits.
+    Parked,
+    /// The candidate is healthy.
+    Healthy,
+    /// The candidate could not be made, has ended, or is not healthy.
+    Failed(Failure),
+    /// The old generation has ended as asked for.
+    OldDown,
+    /// The old generation, started again, is healthy.
+    OldHealthy,
+    /// The old generation could not be started again.
+    OldFailed(Failure),
+    /// The soak is over.
+    SoakOver,
+    /// The service is to end, or the host goes down.
+    Cancel,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Make the candidate's container; parked, or started at once.
+    MakeCandidate {
+        /// Whether it waits for [`Action::ReleaseCandidate`].
+        parked: bool,
+    },
+    /// Have the old generation end, with its grace.
+    StopOld,
+    /// Let the parked candidate execute its program.
+    ReleaseCandidate,
+    /// The candidate is the active generation from now on.
+    Commit,
+    /// The old generation is the active one again.
+    Uncommit,
+    /// Wake up at this time.
+    Soak(Millis),
+    /// The candidate is not on trial any more.
+    Accept,
+    /// Kill the candidate and remove all of it.
+    ClearCandidate,
+    /// Start the old generation again.
+    StartOld,
+    /// Tell who asked how far it is.
+    Tell(Step),
+    /// It is over.
+    End(Verdict),
+}
+
+/// How far it is, for who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// The candidate's container exists.
+    Made,
+    /// The old generation is asked to end: from here on nothing serves.
+    StoppingOld,
+    /// The candidate was started.
+    Proving,
+    /// The candidate is healthy and serves; it is watched for a while.
+    Soaking {
+        /// For so long nothing served, milliseconds; 0 when the old one served until the candidate did.
+        gap_ms: u64,
+        /// The soak, milliseconds.
+        soak_ms: u64,
+    },
+    /// The old generation is asked to end; the candidate serves.
+    Retiring,
+    /// The candidate has failed, and the old generation is started again.
+    Returning,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The candidate serves.
+    Swapped {
+        /// For so long nothing served.
+        gap_ms: u64,
+    },
+    /// The old generation serves, as before.
+    WentBack {
+        /// Why the candidate does not.
+        failure: Failure,
+        /// For so long nothing served.
+        gap_ms: u64,
+    },
+    /// Neither does; the old generation is tried further by its own rules.
+    NeitherServes {
+        /// Why the candidate does not.
+        failure: Failure,
+        /// Why the old one does not.
+        back: Failure,
+    },
+    /// The service was asked to end in the middle.
+    Cancelled,
+}
+
+impl Swap {
+    /// A swap in this way, with a soak of so many milliseconds.
+    pub(crate) fn new(way: Way, soak_ms: u64) -> Self {
+        Self { way, soak_ms, stage: Stage::Making, failure: None, silent_since: None, gap_ms: 0 }
+    }
+
+    /// The way it goes.
+    pub(crate) fn way(&self) -> Way {
+        self.way
+    }
+
+    /// Whether the candidate is the active generation.
+    pub(crate) fn is_committed(&self) -> bool {
+        matches!(self.stage, Stage::Soaking | Stage::Retiring)
+    }
+
+    /// What becomes of it when `event` happens at `now`, and what is to be done, in this order.
+    #[must_use]
+    pub(crate) fn step(mut self, event: Event, now: Millis) -> (Self, Vec<Action>) {
+        let overlap = self.way == Way::SideBySide;
+        let actions = match (self.stage, event) {
+            (Stage::Making, Event::Begin) => vec![Action::MakeCandidate { parked: !overlap }],
+            (Stage::Making, Event::Parked) => {
+                self.stage = Stage::StoppingOld;
+                self.silent_since = Some(now);
+                vec![Action::Tell(Step::Made), Action::Tell(Step::StoppingOld), Action::StopOld]
+            }
+            (Stage::StoppingOld, Event::OldDown) => {
+                self.stage = Stage::Proving;
+                vec![Action::Tell(Step::Proving), Action::ReleaseCandidate]
+            }
+            (Stage::Making | Stage::Proving, Event::Healthy) => self.commit(now),
+            (Stage::Soaking, Event::SoakOver) => self.accept(),
+            (Stage::Retiring, Event::OldDown) => self.end(Verdict::Swapped { gap_ms: self.gap_ms }),
+            (Stage::Making, Event::Failed(failure)) => {
+                let mut actions = vec![Action::ClearCandidate];
+                actions.extend(self.end(Verdict::WentBack { failure, gap_ms: 0 }));
+                actions
+            }
+            // The old one is on its way down; it is brought back when it is.
+            (Stage::StoppingOld, Event::Failed(failure)) => {
+                self.failure = Some(failure);
+                self.stage = Stage::Returning;
+                vec![Action::ClearCandidate, Action::Tell(Step::Returning)]
+            }
+            (Stage::Returning, Event::OldDown) => vec![Action::StartOld],
+            (Stage::Proving, Event::Failed(failure)) => {
+                self.failure = Some(failure);
+                self.stage = Stage::Returning;
+                vec![Action::ClearCandidate, Action::Tell(Step::Returning), Action::StartOld]
+            }
+            (Stage::Soaking, Event::Failed(failure)) => self.go_back(failure, now),
+            (Stage::Returning, Event::OldHealthy) => {
+                let failure = self.failure.take().unwrap_or_else(no_reason);
+                let gap_ms = self.silence(now);
+                self.end(Verdict::WentBack { failure, gap_ms })
+            }
+            (Stage::Returning, Event::OldFailed(back)) => {
+                let failure = self.failure.take().unwrap_or_else(no_reason);
+                self.end(Verdict::NeitherServes { failure, back })
+            }
+            // Too late to be undone: both are asked to end.
+            (Stage::Soaking, Event::Cancel) => {
+                let mut actions = vec![Action::Accept];
+                actions.extend(overlap.then_some(Action::StopOld));
+                actions.extend(self.end(Verdict::Cancelled));
+                actions
+            }
+            (Stage::Making | Stage::StoppingOld | Stage::Proving, Event::Cancel) => {
+                let mut actions = vec![Action::ClearCandidate];
+                actions.extend(self.end(Verdict::Cancelled));
+                actions
+            }
+            (Stage::Retiring | Stage::Returning, Event::Cancel) => self.end(Verdict::Cancelled),
+            _ => Vec::new(),
+        };
+        (self, actions)
+    }
+
+    fn commit(&mut self, now: Millis) -> Vec<Action> {
+        self.stage = Stage::Soaking;
+        self.gap_ms = self.silence(now);
+        let mut actions = vec![Action::Commit];
+        if self.soak_ms == 0 {
+            actions.extend(self.accept());
+        } else {
+            let step = Step::Soaking { gap_ms: self.gap_ms, soak_ms: self.soak_ms };
+            actions.extend([Action::Tell(step), Action::Soak(now.saturating_add(self.soak_ms))]);
+        }
+        actions
+    }
+
+    fn accept(&mut self) -> Vec<Action> {
+        let mut actions = vec![Action::Accept];
+        if self.way == Way::SideBySide {
+            self.stage = Stage::Retiring;
+            actions.extend([Action::Tell(Step::Retiring), Action::StopOld]);
+        } else {
+            actions.extend(self.end(Verdict::Swapped { gap_ms: self.gap_ms }));
+        }
+        actions
+    }
+
+    fn go_back(&mut self, failure: Failure, now: Millis) -> Vec<Action> {
+        let mut actions = vec![Action::Uncommit, Action::ClearCandidate];
+        if self.way == Way::SideBySide {
+            actions.extend(self.end(Verdict::WentBack { failure, gap_ms: 0 }));
+        } else {
+            self.stage = Stage::Returning;
+            self.failure = Some(failure);
+            self.silent_since = Some(now);
+            actions.extend([Action::Tell(Step::Returning), Action::StartOld]);
+        }
+        actions
+    }
+
+    fn silence(&mut self, now: Millis) -> u64 {
+        self.silent_since.take().map_or(0, |since| now.saturating_sub(since))
+    }
+
+    fn end(&mut self, verdict: Verdict) -> Vec<Action> {
+        self.stage = Stage::Over;
+        vec![Action::End(verdict)]
+    }
+}
+
+fn no_reason() -> Failure {
+    Failure::new("it gave no reason")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(way: Way, events: &[Event]) -> (Swap, Vec<Action>) {
+        let mut swap = Swap::new(way, 30_000);
+        let mut actions = Vec::new();
+        for (second, event) in events.iter().enumerate() {
+            (swap, actions) = swap.step(event.clone(), second as u64 * 1000);
+        }
+        (swap, actions)
+    }
+
+    fn broken() -> Failure {
+        Failure::new("it exited with status 1")
+    }
+
+    const STOPPED_FIRST: [Event; 4] = [Event::Begin, Event::Parked, Event::OldDown, Event::Healthy];
+
+    #[test]
+    fn the_old_one_is_stopped_only_when_the_candidates_container_exists() {
+        assert_eq!(after(Way::StopFirst, &[Event::Begin]).1, [Action::MakeCandidate { parked: true }]);
+        let (_, actions) = after(Way::StopFirst, &[Event::Begin, Event::Failed(broken())]);
+        assert_eq!(
+            actions,
+            [Action::ClearCandidate, Action::End(Verdict::WentBack { failure: broken(), gap_ms: 0 })]
+        );
+        let (_, actions) = after(Way::StopFirst, &STOPPED_FIRST[..2]);
+        assert_eq!(actions.last(), Some(&Action::StopOld));
+    }
+
+    #[test]
+    fn the_gap_is_from_the_stop_to_the_candidates_health() {
+        let (swap, actions) = after(Way::StopFirst, &STOPPED_FIRST);
+        assert_eq!(actions[0], Action::Commit);
+        assert!(actions.contains(&Action::Tell(Step::Soaking { gap_ms: 2000, soak_ms: 30_000 })));
+        assert!(swap.is_committed());
+        let (_, actions) = swap.step(Event::SoakOver, 60_000);
+        assert_eq!(actions, [Action::Accept, Action::End(Verdict::Swapped { gap_ms: 2000 })]);
+    }
+
+    #[test]
+    fn side_by_side_the_old_one_serves_until_the_soak_is_over() {
+        let (swap, actions) = after(Way::SideBySide, &[Event::Begin, Event::Healthy]);
+        assert_eq!(actions[0], Action::Commit);
+        let (swap, actions) = swap.step(Event::SoakOver, 40_000);
+        assert_eq!(actions.last(), Some(&Action::StopOld));
+        let (_, actions) = swap.step(Event::OldDown, 41_000);
+        assert_eq!(actions, [Action::End(Verdict::Swapped { gap_ms: 0 })]);
+    }
+
+    #[test]
+    fn a_failure_in_the_soak_goes_back_on_record_before_anything_is_killed() {
+        for way in [Way::StopFirst, Way::SideBySide] {
+            let mut events = STOPPED_FIRST.to_vec();
+            events.push(Event::Failed(broken()));
+            let (_, actions) = after(way, &events);
+            assert_eq!(actions[..2], [Action::Uncommit, Action::ClearCandidate], "{way:?}");
+        }
+    }
+
+    #[test]
+    fn when_neither_serves_both_reasons_are_told() {
+        let mut events = STOPPED_FIRST[..3].to_vec();
+        let back = Failure::new("its port is taken");
+        events.extend([Event::Failed(broken()), Event::OldFailed(back.clone())]);
+        let (_, actions) = after(Way::StopFirst, &events);
+        assert_eq!(actions, [Action::End(Verdict::NeitherServes { failure: broken(), back })]);
+    }
+
+    /// Every sequence of events, up to a length: what was begun is undone or ended, exactly once.
+    #[test]
+    fn whatever_happens_it_ends_once_and_commits_are_in_balance() {
+        let all = [
+            Event::Begin,
+            Event::Parked,
+            Event::Healthy,
+            Event::Failed(broken()),
+            Event::OldDown,
+            Event::OldHealthy,
+            Event::OldFailed(broken()),
+            Event::SoakOver,
+            Event::Cancel,
+        ];
+        for way in [Way::StopFirst, Way::SideBySide] {
+            let mut paths = vec![(Swap::new(way, 1), 0, 0)];
+            for _ in 0..7 {
+                let mut next = Vec::new();
+                for (swap, commits, ends) in paths {
+                    for event in &all {
+                        let (swap, actions) = swap.clone().step(event.clone(), 1);
+                        let count = |wanted: &dyn Fn(&Action) -> bool| {
+                            i32::try_from(actions.iter().filter(|action| wanted(action)).count())
+                                .expect("few")
+                        };
+                        let commits = commits + count(&|action| *action == Action::Commit)
+                            - count(&|action| *action == Action::Uncommit);
+                        let ends = ends + count(&|action| matches!(action, Action::End(_)));
+                        assert!((0..=1).contains(&commits) && ends <= 1, "{way:?} {event:?} {swap:?}");
+                        assert!(ends == 0 || swap.stage == Stage::Over);
+                        next.push((swap, commits, ends));
+                    }
+                }
+                next.sort_by_key(|path| format!("{path:?}"));
+                next.dedup();
+                paths = next;
+            }
+            assert!(paths.iter().any(|(swap, commits, _)| swap.stage == Stage::Over && *commits == 1));
+        }
+    }
+}
