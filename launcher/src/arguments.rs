@@ -11,6 +11,7 @@ use crate::limits::Limits;
 use crate::mounts::Volume;
 use crate::service_name::{ServiceName, ServiceRelease, parse_release};
 use crate::since::Since;
+use crate::time_span::TimeSpan;
 
 /// Runs OpenStack API services from container images, with no container daemon
 #[derive(Debug, Parser)]
@@ -111,6 +112,15 @@ pub(crate) enum Command {
         after_help = "Example:\n  opsrun restart keystone"
     )]
     Restart(ServiceOnly),
+    /// Put another release in place of the one that runs, and go back when it is not healthy
+    #[command(
+        long_about = "Put another release in place of the one that runs, with the configuration as it is now. The new \
+            generation is made ready first. When it does not become healthy, ends, or does not stay healthy for the \
+            soak, the old one serves again (exit status 3). A release that runs already is swapped for itself when its \
+            configuration or settings have changed.",
+        after_help = "Examples:\n  opsrun swap keystone juno\n  opsrun swap keystone juno --soak 2m --timeout 5m"
+    )]
+    Swap(Swap),
     /// Show what services use: processors, memory, processes, disks
     #[command(
         long_about = "Show what services use: processors, memory, processes, disks. On a terminal each second, until \
@@ -334,6 +344,21 @@ pub(crate) struct Fsck {
     pub repair: bool,
     #[command(flatten)]
     pub form: Form,
+}
+
+/// `swap`
+#[derive(Debug, Args)]
+pub(crate) struct Swap {
+    /// The service
+    pub service: ServiceName,
+    /// The release to run: the image's tag
+    pub release: String,
+    /// How long the new generation is watched before the old one is given up
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub soak: TimeSpan,
+    /// How long it may take until it is healthy [default: as the service's health check says]
+    #[arg(long, value_name = "TIME")]
+    pub timeout: Option<TimeSpan>,
 }
 
 /// `start`

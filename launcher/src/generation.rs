@@ -15,6 +15,7 @@ use runtime::history::{self, Cause, Entry, History, Kind, Person};
 use runtime::record::Record;
 use serde::Deserialize;
 
+use crate::drift;
 use crate::error::Error;
 use crate::limits::{self, Limits};
 use crate::service_name::ServiceName;
@@ -94,6 +95,36 @@ impl Candidate {
     /// Where its copy of the configuration belongs.
     pub(crate) fn configuration(&self) -> PathBuf {
         configuration(&self.folder())
+    }
+
+    /// The release it is to run.
+    pub(crate) fn release(&self) -> String {
+        read(&self.folder()).map(|made| made.definition.release).unwrap_or_default()
+    }
+
+    /// Whether it would run exactly what another generation runs: the same bundle and the same configuration.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn is_like(&self, other: u32) -> Result<bool, Error> {
+        let folder = self.folders.generation(other);
+        let (Some(this), Some(that)) = (self.bundle(self.number), self.bundle(other)) else {
+            return Ok(false);
+        };
+        let copies = (self.configuration(), configuration(&folder));
+        Ok(this == that && drift::changes(&copies.0, &copies.1, &[])?.is_empty())
+    }
+
+    /// A generation's `config.json` without what names the generation.
+    fn bundle(&self, number: u32) -> Option<String> {
+        let folder = self.folders.generation(number);
+        let made = read(&folder)?;
+        let id = made.specification.pointer("/linux/cgroupsPath")?.as_str()?.to_owned();
+        let numberless = Definition { generation: 0, ..made.definition.clone() };
+        let text = made.specification.to_string();
+        let said = |definition: &Definition| serde_json::Value::from(definition.to_annotation()).to_string();
+        let text = text.replace(&said(&made.definition), &said(&numberless));
+        Some(text.replace(&folder.display().to_string(), "FOLDER").replace(&id, "CGROUP"))
     }
 
     /// It serves, or keeps a configuration: it stays, and the oldest ones go.

@@ -489,6 +489,7 @@ pub(crate) mod tests {
             restarts: 1,
             oom_kills: 0,
             unenforced: Vec::new(),
+            swap: None,
             last_exit: Some(Exit { at_ms: 500, status: 137 }),
             last_failure: Some(Failure::new("it ended")),
         };

@@ -80,6 +80,7 @@ fn perform(command: Command) -> Result<Exit, Error> {
         Command::Stop(arguments) => commands::stop::stop(&layout, arguments),
         Command::Stats(arguments) => commands::stats::stats(&layout, &arguments),
         Command::Update(arguments) => commands::update::update(&layout, arguments),
+        Command::Swap(arguments) => commands::swap::swap(&layout, arguments),
         Command::Restart(arguments) => commands::restart::restart(&layout, arguments),
         Command::Rm(arguments) => commands::rm::rm(&layout, arguments),
         Command::Ps(arguments) => commands::ps::ps(&layout, &arguments),

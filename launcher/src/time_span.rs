@@ -16,31 +16,36 @@ pub(crate) struct TimeSpan {
     pub ms: u64,
 }
 
+/// A text is no time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected {FORM}")]
+pub(crate) struct NoTimeSpan;
+
 const FORM: &str = "a time such as \"10s\", \"1m30s\" or \"500ms\", at most a week";
 
 impl FromStr for TimeSpan {
-    type Err = ();
+    type Err = NoTimeSpan;
 
     /// Numbers with units `h`, `m`, `s`, `ms`, each unit at most once and the larger before the smaller.
-    fn from_str(text: &str) -> Result<Self, ()> {
+    fn from_str(text: &str) -> Result<Self, NoTimeSpan> {
         const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
         let mut rest = text;
         let mut unit_next = 0;
         let mut ms: u64 = 0;
         while !rest.is_empty() || unit_next == 0 {
             let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-            let number: u64 = rest[..digits].parse().map_err(|_| ())?;
+            let number: u64 = rest[..digits].parse().map_err(|_| NoTimeSpan)?;
             rest = &rest[digits..];
             let letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
-            let unit = UNITS.iter().position(|(unit, _)| *unit == &rest[..letters]).ok_or(())?;
+            let unit = UNITS.iter().position(|(unit, _)| *unit == &rest[..letters]).ok_or(NoTimeSpan)?;
             if unit < unit_next {
-                return Err(());
+                return Err(NoTimeSpan);
             }
             unit_next = unit + 1;
             rest = &rest[letters..];
-            ms = number.checked_mul(UNITS[unit].1).and_then(|part| ms.checked_add(part)).ok_or(())?;
+            ms = number.checked_mul(UNITS[unit].1).and_then(|part| ms.checked_add(part)).ok_or(NoTimeSpan)?;
         }
-        if ms > MS_MAX { Err(()) } else { Ok(Self { ms }) }
+        if ms > MS_MAX { Err(NoTimeSpan) } else { Ok(Self { ms }) }
     }
 }
 
@@ -53,7 +58,7 @@ impl<'de> Deserialize<'de> for TimeSpan {
                 formatter.write_str(FORM)
             }
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<TimeSpan, E> {
-                text.parse().map_err(|()| E::invalid_value(Unexpected::Str(text), &self))
+                text.parse().map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
             }
         }
         deserializer.deserialize_str(Form)
@@ -96,7 +101,7 @@ mod tests {
             "169h",
             "1S",
         ] {
-            assert_eq!(text.parse::<TimeSpan>(), Err(()), "{text}");
+            assert_eq!(text.parse::<TimeSpan>(), Err(NoTimeSpan), "{text}");
         }
     }
 

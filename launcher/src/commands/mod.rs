@@ -27,6 +27,7 @@ pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod supervise;
+pub(crate) mod swap;
 pub(crate) mod texts;
 pub(crate) mod update;
 

@@ -77,20 +77,32 @@ fn details(line: &Line) -> String {
 
 fn style(kind: &Kind) -> Style {
     match kind {
-        Kind::Healthy {} => GOOD,
+        Kind::Healthy {} | Kind::Swapped { .. } => GOOD,
         Kind::Exited { status: Some(0), .. } => Style::new(),
         Kind::Exited { .. }
         | Kind::Oom { .. }
         | Kind::CrashLoop { .. }
+        | Kind::NeitherServes { .. }
         | Kind::StartFailed { .. }
         | Kind::Unhealthy { .. } => BAD,
-        Kind::Restarting { .. } | Kind::Trouble { .. } => ODD,
+        Kind::Restarting { .. } | Kind::WentBack { .. } | Kind::Trouble { .. } => ODD,
         _ => Style::new(),
     }
 }
 
 fn words(kind: &Kind) -> String {
     match kind {
+        Kind::SwapBegan { from, way } => format!("in place of generation {from}, {}", way.text()),
+        Kind::Swapped { from, gap_ms } => {
+            format!("in place of generation {from}; nothing served for {}", span(*gap_ms))
+        }
+        Kind::WentBack { from, gap_ms, causes } => {
+            format!("from generation {from}; nothing served for {}; {}", span(*gap_ms), causes.join(": "))
+        }
+        Kind::NeitherServes { candidate, causes, back } => {
+            format!("nor generation {candidate}: {}; and then: {}", causes.join(": "), back.join(": "))
+        }
+        Kind::SwapCancelled { candidate } => format!("for generation {candidate}, which is removed"),
         Kind::Supervised { process, cleared: false } => format!("process {process}"),
         Kind::Supervised { process, cleared: true } => {
             format!("process {process}; a supervisor that died had left a container, which is removed")

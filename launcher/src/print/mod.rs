@@ -175,6 +175,7 @@ fn render_causes(text: &mut String, error: &Error) {
 fn last_output(error: &Error) -> Option<&[String]> {
     match error {
         Error::Runtime(runtime::Error::StartFailed { output, .. }) if !output.is_empty() => Some(output),
+        Error::Runtime(runtime::Error::CandidateFailed { output, .. }) if !output.is_empty() => Some(output),
         Error::WentBack { source, .. } | Error::NeitherServes { source, .. } => last_output(source),
         _ => None,
     }

@@ -3,6 +3,9 @@
 
 use std::path::Path;
 
+use runtime::client::Swapped;
+use runtime::swap::Step;
+
 use crate::print::amount::{bytes, span};
 
 /// `start` and `restart`.
@@ -169,6 +172,43 @@ pub(crate) fn configured(folder: &Path, image: &str, inside: &Path) -> String {
 /// Before `restart` starts again what ran before.
 pub(crate) fn going_back(service: &str, release: &str, generation: u32) -> String {
     format!("{service} did not come up; starting {release} (generation {generation}) again")
+}
+
+/// `swap`, when there is nothing to swap for.
+pub(crate) fn nothing_to_swap(service: &str, release: &str, generation: u32) -> String {
+    format!(
+        "{service} runs {release} with this configuration already (generation {generation}); nothing was done"
+    )
+}
+
+/// How far a swap is; `None` for what is over at once.
+pub(crate) fn swap_step(service: &str, wanted: &str, before: &str, step: Step) -> Option<String> {
+    Some(match step {
+        Step::Made | Step::Proving => return None,
+        Step::StoppingOld => format!("{service} {wanted} is ready to start; stopping {before}"),
+        Step::Soaking { gap_ms, soak_ms } => {
+            let gap = gap(gap_ms);
+            format!("{service} {wanted} is healthy and serves{gap}; watching it for {}", span(soak_ms))
+        }
+        Step::Retiring => format!("stopping {before}"),
+        Step::Returning => format!("{wanted} failed; starting {before} again"),
+    })
+}
+
+/// `swap`, when the new generation serves.
+pub(crate) fn swapped(service: &str, release: &str, generation: u32, swapped: &Swapped) -> String {
+    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let (process, gap, took) = (swapped.pid, gap(ms(swapped.gap)), seconds(ms(swapped.took)));
+    format!("{service} {release} has taken over{gap} (generation {generation}, process {process}, {took})")
+}
+
+/// `swap`, when what was reported cannot be seen.
+pub(crate) fn not_seen_to_serve(service: &str, reason: &str) -> String {
+    format!("{service} did not answer a probe right after: {reason}")
+}
+
+fn gap(ms: u64) -> String {
+    if ms == 0 { String::new() } else { format!("; nothing served for {}", seconds(ms)) }
 }
 
 /// Seconds with one decimal for short times.

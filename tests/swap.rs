@@ -1,0 +1,177 @@
+//! One release taking another's place, as an operator sees it: the new one serves or the old one does, whatever happens.
+
+mod support;
+
+use serde_json::Value;
+use support::{Host, get, until};
+
+/// A service that answers with its configuration's word, and as badly as its configuration says.
+struct Swapped {
+    host: Host,
+    port: u16,
+}
+
+impl Swapped {
+    /// Release 1 runs and answers "up"; release 2 is the same image under another name.
+    fn begin() -> Self {
+        let (host, port) = Host::with_busybox();
+        let archive = support::image("busybox-1.tar");
+        host.opsrun(["load", "--tag", "busybox:2", &archive.display().to_string()]).succeeds();
+        host.opsrun(["start", "busybox:1"]).succeeds();
+        Self { host, port }
+    }
+
+    /// What the next generation does before it serves; the old one has a copy of its own.
+    fn next_does(&self, shell: &str) {
+        let configuration = format!("listen=127.0.0.1:{}\n{shell}\n", self.port);
+        self.host.write("opt/busybox/conf/busybox.conf", &configuration);
+    }
+
+    fn serves(&self, release: &str, generation: u64) {
+        assert_eq!(get(self.port, "/").as_deref(), Some("up\n"));
+        let service = self.host.service("busybox");
+        assert_eq!(
+            (&service["release"], service["generation"].as_u64()),
+            (&Value::from(release), Some(generation))
+        );
+        assert_eq!(service["state"], "running", "{service}");
+        assert_eq!(self.host.cgroups().len(), 1, "a container beside the one that serves");
+    }
+}
+
+impl Drop for Swapped {
+    fn drop(&mut self) {
+        let _ = self.host.opsrun(["stop", "busybox"]);
+        if !std::thread::panicking() {
+            until("nothing is left", || self.host.left_over().is_empty());
+        }
+    }
+}
+
+#[test]
+fn the_new_release_serves_and_the_gap_is_told() {
+    let it = Swapped::begin();
+    let done = it.host.opsrun(["swap", "busybox", "2", "--soak", "300ms"]);
+    done.succeeds();
+    for text in
+        ["busybox 2 is ready to start; stopping 1", "nothing served for 0.", "busybox 2 has taken over"]
+    {
+        assert!(done.stderr.contains(text), "«{text}» is missing: {done}");
+    }
+    it.serves("2", 2);
+    // It is a service like any other from now on.
+    let process = it.host.service("busybox")["process"].as_i64().expect("a process");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(process).expect("pid")),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .expect("kill");
+    it.host.service_until("busybox", "it runs again", |service| {
+        service["restarts"] == 1 && service["state"] == "running"
+    });
+    it.serves("2", 2);
+}
+
+#[test]
+fn with_nothing_changed_nothing_is_done() {
+    let it = Swapped::begin();
+    let before = it.host.service("busybox")["process"].clone();
+    let done = it.host.opsrun(["swap", "busybox", "1"]);
+    assert!(done.succeeds().stderr.contains("nothing was done"), "{done}");
+    assert_eq!(it.host.service("busybox")["process"], before);
+    it.next_does("# another word");
+    it.host.opsrun(["swap", "busybox", "1", "--soak", "0s"]).succeeds();
+    assert_ne!(it.host.service("busybox")["process"], before);
+    assert_eq!(it.host.service("busybox")["release"], "1");
+}
+
+#[test]
+fn a_candidate_that_ends_hangs_or_is_unwell_is_gone_and_the_old_one_serves() {
+    let it = Swapped::begin();
+    for (shell, reason) in [
+        ("echo cannot read the database >&2; exit 7", "it exited with status 7 before it was healthy"),
+        ("exec sleep 1000", "it was not healthy after 1.5 s"),
+        ("rm -r /www; ", "answered 404"),
+        ("sleep 3", "it was not healthy after 1.5 s"),
+    ] {
+        it.next_does(shell);
+        let done = it.host.opsrun(["swap", "busybox", "2", "--timeout", "1500ms", "--soak", "2s"]);
+        done.fails(3, &["busybox 2 could not be started; generation 1 (1) serves again", reason]);
+        if shell.starts_with("echo") {
+            done.fails(3, &["| cannot read the database"]);
+        }
+        it.serves("1", 1);
+    }
+    let events = it.host.opsrun(["events", "busybox"]).succeeds().stdout.clone();
+    assert_eq!(events.matches("went back").count(), 4, "{events}");
+}
+
+#[test]
+fn a_candidate_that_dies_or_falls_ill_in_the_soak_is_replaced_by_the_old_one() {
+    let it = Swapped::begin();
+    for (shell, reason) in [
+        ("(sleep 1; kill -9 -1) &", "it was ended by SIGKILL"),
+        ("(sleep 1; rm -r /www) &", "its health check failed 3 times in a row"),
+    ] {
+        it.next_does(shell);
+        let done = it.host.opsrun(["swap", "busybox", "2", "--soak", "30s"]);
+        done.fails(3, &["busybox 2 is healthy and serves", "serves again", reason]);
+        it.serves("1", 1);
+    }
+}
+
+#[test]
+fn a_swap_that_is_stopped_in_the_middle_leaves_the_service_stopped() {
+    let it = Swapped::begin();
+    it.next_does("exec sleep 1000");
+    let mut command = it.host.command();
+    let mut swap =
+        command.args(["swap", "busybox", "2"]).stderr(std::process::Stdio::null()).spawn().expect("swap");
+    until("the old one is down", || get(it.port, "/").is_none());
+    it.host.opsrun(["stop", "busybox"]).succeeds();
+    assert!(!swap.wait().expect("wait").success());
+    assert_eq!(it.host.service("busybox")["state"], "stopped");
+    assert!(it.host.cgroups().is_empty());
+}
+
+/// The supervisor dies before its n-th action, for every n; whatever was done by then, one generation serves in the end.
+#[test]
+fn wherever_the_supervisor_dies_in_a_swap_one_generation_serves() {
+    for (shell, patience) in [("", "30s"), ("exit 7", "30s")] {
+        let mut deaths = 0;
+        for number in 1.. {
+            let (host, port) = Host::with_busybox();
+            let archive = support::image("busybox-1.tar");
+            host.opsrun(["load", "--tag", "busybox:2", &archive.display().to_string()]).succeeds();
+            let mut start = host.command();
+            // Counted from the supervisor's own start, which has actions too.
+            start.env("OPSRUN_TEST_CRASH", format!("supervise:{number}")).args(["start", "busybox:1"]);
+            if support::done(start).status != 0 {
+                // It died before there was anything to swap.
+                continue;
+            }
+            let it = Swapped { host, port };
+            it.next_does(shell);
+            let done = it.host.opsrun(["swap", "busybox", "2", "--timeout", patience, "--soak", "100ms"]);
+            let supervisor_lives =
+                it.host.opsrun(["events", "busybox"]).stdout.matches("supervised").count() == 1;
+            let service = it.host.service("busybox");
+            let expected = if done.status == 0 { "2" } else { "1" };
+            if shell.is_empty() {
+                assert!([0, 1, 3].contains(&done.status), "{number}: {done}");
+            } else {
+                assert_eq!(done.status, 3, "{number}: {done}");
+                assert_eq!(service["release"], expected, "{number}: {done}");
+            }
+            it.serves(
+                service["release"].as_str().expect("a release"),
+                service["generation"].as_u64().expect("a number"),
+            );
+            if supervisor_lives {
+                break;
+            }
+            deaths += 1;
+        }
+        assert!(deaths > 10, "only {deaths} deaths");
+    }
+}
