@@ -28,11 +28,23 @@ fn a_service_starts_serves_and_stops_without_a_trace() {
     assert_eq!(service["state"], "running");
     assert_eq!(service["health"], "healthy");
     assert_eq!(service["restarts"], 0);
+    assert_eq!(service["enabled"], false);
+    host.opsrun(["enable", "busybox"]).succeeds();
+    assert_eq!(host.service("busybox")["enabled"], true);
     assert_eq!(host.cgroups().len(), 1);
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     assert!(!mounts.contains(&host.root.path().display().to_string()), "{mounts}");
 
+    // Both can be told from anything else among the host's processes.
     let process = pid(&service);
+    let supervisor = service["supervisor"].as_i64().expect("a supervisor");
+    let shown = |process: i64| {
+        let line = std::fs::read_to_string(format!("/proc/{process}/cmdline")).expect("a command line");
+        line.replace('\0', " ").trim_end().to_owned()
+    };
+    assert_eq!(shown(process.into()), "opsrun-init busybox-g1");
+    assert_eq!(shown(supervisor), "opsrun supervise busybox");
+
     host.opsrun(["stop", "busybox"]).succeeds();
     assert_eq!(get(port, "/"), None);
     assert_eq!(host.service("busybox")["state"], "stopped");

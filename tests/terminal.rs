@@ -122,6 +122,76 @@ fn the_terminal_is_given_back_when_the_service_is_stopped_or_opsrun_ended() {
 }
 
 #[test]
+fn live_figures_fit_the_screen_and_every_way_out_gives_it_back() {
+    let (host, _) = Host::with_busybox();
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    let screen = Screen::new(&host);
+    // Whether there is a screen of its own, and a cursor.
+    let is = |state: &str| {
+        until(&format!("the screen is {state}"), || {
+            screen.tmux(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"]).trim_end() == state
+        });
+    };
+    screen.type_line(&format!("stty -a > {}/before", host.root.path().display()));
+    let pid = host.path("pid");
+    let stats = |round: usize| {
+        let line = format!("sh -c 'echo $$ > {}; exec {} stats'", pid.display(), program().display());
+        let root = host.root.path().display();
+        screen.type_line(&format!("OPSRUN_ROOT={root} {line}; echo round {round} over $?"));
+        screen.until("busybox ");
+        screen.until("\nq ends");
+        is("1 0");
+    };
+
+    stats(1);
+    screen.tmux(&["resize-window", "-x", "40", "-y", "10"]);
+    until("all of it fits", || {
+        let shown = screen.tmux(&["capture-pane", "-p"]);
+        let lines: Vec<&str> = shown.lines().collect();
+        lines.first().is_some_and(|line| line.starts_with("SERVICE")) && lines.get(2) == Some(&"q ends")
+    });
+    screen.tmux(&["resize-window", "-x", "120", "-y", "30"]);
+    screen.until("PRESSURE CPU/MEM/IO");
+    screen.tmux(&["send-keys", "x", "q"]);
+    screen.until("round 1 over 0");
+    is("0 1");
+
+    stats(2);
+    screen.tmux(&["send-keys", "C-c"]);
+    is("0 1");
+    // The shell takes Ctrl-C for the whole line.
+    screen.type_line("echo round 2 ended with $?");
+    screen.until("round 2 ended with 130");
+
+    stats(3);
+    let process = std::fs::read_to_string(&pid).expect("its number").trim().parse().expect("a number");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), nix::sys::signal::Signal::SIGTERM)
+        .expect("kill");
+    screen.until("round 3 over 143");
+    is("0 1");
+
+    // Stopped, and taken up again.
+    screen.type_line(&format!("{} stats", opsrun(&host)));
+    screen.until("\nq ends");
+    screen.tmux(&["send-keys", "C-z"]);
+    screen.until("Stopped");
+    is("0 1");
+    screen.type_line("fg");
+    screen.until("\nq ends");
+    is("1 0");
+    screen.tmux(&["send-keys", "q"]);
+    is("0 1");
+    screen.type_line(&format!("stty -a > {}/after; echo written", host.root.path().display()));
+    screen.until("\nwritten");
+    let settings = |name| {
+        let text = std::fs::read_to_string(host.path(name)).expect("what stty wrote");
+        // The first line has the size, which has changed.
+        text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(settings("before"), settings("after"));
+}
+
+#[test]
 fn a_one_shot_container_can_have_a_terminal() {
     let (host, _) = Host::with_busybox();
     let screen = Screen::new(&host);

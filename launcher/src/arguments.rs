@@ -124,7 +124,7 @@ pub(crate) enum Command {
     /// Show what services use: processors, memory, processes, disks
     #[command(
         long_about = "Show what services use: processors, memory, processes, disks. On a terminal each second, until \
-            Ctrl-C; once otherwise. What this host does not count is shown as -.",
+            q or Ctrl-C; once otherwise. What this host does not count is shown as -.",
         after_help = "Examples:\n  opsrun stats\n  opsrun stats --json keystone"
     )]
     Stats(Stats),
@@ -231,7 +231,10 @@ pub(crate) enum Command {
     },
     /// Make one container
     #[command(hide = true)]
-    Create,
+    Create {
+        /// The container, for whoever looks at the host's processes
+        id: Option<String>,
+    },
     /// Write the manual pages
     #[command(hide = true)]
     Man {

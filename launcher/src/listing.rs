@@ -60,6 +60,8 @@ pub(crate) struct Service {
     pub unenforced: Vec<String>,
     /// TCP ports.
     pub ports: Vec<u16>,
+    /// Whether it is started when the host starts.
+    pub enabled: bool,
 }
 
 /// What a service does, as far as it can be seen from outside.
@@ -92,8 +94,6 @@ pub(crate) struct ServiceStatus {
     /// As in `ps`.
     #[serde(flatten)]
     pub service: Service,
-    /// Whether it is started when the host starts.
-    pub enabled: bool,
     /// How its last container ended.
     pub last_exit: Option<LastExit>,
     /// What went wrong last, outermost cause first.
@@ -429,8 +429,8 @@ pub(crate) fn health_text(health: Health) -> &'static str {
 }
 
 impl Service {
-    /// What is known of a service at a time.
-    pub(crate) fn of(status: &Status, now_ms: u64) -> Self {
+    /// What is known of a service at a time, and whether the host starts it.
+    pub(crate) fn of(status: &Status, enabled: bool, now_ms: u64) -> Self {
         let record = &status.record;
         // Of a supervisor that died the record still says what was so then.
         let started_at_ms = if status.alive { record.started_at_ms } else { None };
@@ -451,6 +451,7 @@ impl Service {
             oom_kills: record.oom_kills,
             unenforced: record.unenforced.clone(),
             ports: record.ports.clone(),
+            enabled,
         }
     }
 }
@@ -513,13 +514,13 @@ pub(crate) mod tests {
 
     #[test]
     fn a_dead_service_has_no_process_no_uptime_and_no_health() {
-        let shown = Service::of(&looked(State::Running, None, false), 61_000);
+        let shown = Service::of(&looked(State::Running, None, false), true, 61_000);
         assert_eq!((shown.process, shown.uptime_s, shown.health), (None, None, Health::Unknown));
     }
 
     #[test]
     fn the_json_form_of_ps_does_not_change() {
-        let services = vec![Service::of(&looked(State::Running, Some(4700), true), 61_000)];
+        let services = vec![Service::of(&looked(State::Running, Some(4700), true), true, 61_000)];
         insta::assert_snapshot!(
             serde_json::to_string_pretty(&Services { version: VERSION, services }).unwrap()
         );

@@ -102,7 +102,7 @@ fn perform(command: Command) -> Result<Exit, Error> {
         Command::Supervise { unit, clear, service } => {
             commands::supervise::supervise(&layout.service(&service), unit, clear)
         }
-        Command::Create => Ok(Exit::of_command(runtime::create::run())),
+        Command::Create { .. } => Ok(Exit::of_command(runtime::create::run())),
         Command::Man { folder } => commands::texts::man(&folder),
         Command::Completions { shell } => commands::texts::completions(shell),
     }

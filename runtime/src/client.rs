@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command as Program, Stdio};
 use std::time::{Duration, Instant};
 
@@ -312,6 +313,7 @@ fn spawn_supervisor(folders: &ServiceFolders) -> Result<Conversation, Error> {
     let failed = |error| Error::Io { doing: "start the supervisor", source: error };
     let (near, far) = UnixStream::pair().map_err(failed)?;
     Program::new("/proc/self/exe")
+        .arg0("opsrun")
         .arg("supervise")
         .arg(folders.name())
         .stdin(Stdio::from(OwnedFd::from(far)))

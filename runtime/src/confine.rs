@@ -11,6 +11,7 @@ use oci_spec::runtime::{LinuxCapabilities, Process};
 use crate::channel::{Channel, Report};
 use crate::error::Failure;
 use crate::seccomp::Filter;
+use crate::title::Title;
 use crate::{init, os};
 
 /// The search path when a process has none: what Docker gives.
@@ -26,6 +27,10 @@ pub(crate) struct Confinement {
     pub(crate) init: bool,
     /// Whether the container is killed when the process that asked for it ends.
     pub(crate) die_with_parent: bool,
+    /// The container's id, for whoever looks at the host's processes, and where it is to be written.
+    pub(crate) id: String,
+    /// `None` when that is not known.
+    pub(crate) title: Option<Title>,
     /// Where to report what went wrong.
     pub(crate) channel: Channel,
 }
@@ -39,7 +44,7 @@ impl Confinement {
             os::exit(125);
         }
         if self.init {
-            init::run(|| self.execute_program(process))
+            init::run(|| self.execute_program(process), self.title.map(|title| (title, self.id.as_str())))
         }
         self.execute_program(process)
     }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -54,13 +55,14 @@ impl Making {
     /// Starts the throw-away process and hands it the request with the container's stdin, stdout and stderr.
     pub(crate) fn begin(request: &Request, stdio: [BorrowedFd<'_>; 3]) -> Result<Self, Error> {
         let failed = |error| Error::Io { doing: "start the process that makes the container", source: error };
-        let (Request::Create { run, .. } | Request::Enter { run, .. }) = request;
+        let (Request::Create { run, cgroup, .. } | Request::Enter { run, cgroup, .. }) = request;
         for folder in [CONTAINERS, ENGINE] {
             fs_err::create_dir_all(run.join(folder)).map_err(failed)?;
         }
         let (channel, far) = Channel::pair().map_err(failed)?;
         let helper = program(request)
-            .arg("create")
+            // The id is for whoever looks at the host's processes.
+            .args(["create", &id_of(cgroup)])
             .current_dir("/")
             .stdin(Stdio::from(far))
             .stdout(Stdio::null())
@@ -162,7 +164,7 @@ fn program(request: &Request) -> Command {
         return systemd::in_scope(scope, service.filter(|_| *purpose == Purpose::Service), &this);
     }
     let mut program = Command::new(THIS_PROGRAM);
-    program.env_clear();
+    program.arg0("opsrun").env_clear();
     program
 }
 

@@ -39,6 +39,7 @@ use crate::confine::Confinement;
 use crate::container::{id_of, read_spec};
 use crate::error::{Error, Failure};
 use crate::seccomp::Filter;
+use crate::title::Title;
 use crate::{devices, limits, systemd, trace};
 
 /// The folder of a run folder in which libcontainer keeps its state.
@@ -358,7 +359,8 @@ impl Bundle {
         spec.set_process(Some(process));
         let channel =
             channel.duplicate().map_err(|error| Error::Io { doing: "prepare the report", source: error })?;
-        Ok((spec, Confinement { filter, capabilities, init, die_with_parent: false, channel }))
+        let (id, title) = (self.id(), Title::of_this_process());
+        Ok((spec, Confinement { filter, capabilities, init, die_with_parent: false, id, title, channel }))
     }
 }
 

@@ -10,13 +10,14 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::os;
+use crate::title::Title;
 
-/// Becomes process 1: forks, runs `program` in the child, never returns.
+/// Becomes process 1: forks, runs `program` in the child, never returns. `shown` is what ps(1) is to show of it.
 ///
 /// It is not executed as a program of its own: the image need not contain it, and no file of the host can be reached
 /// by way of `/proc/1/exe`, because the process has been non-dumpable since before it entered the container
 /// (ptrace(2), PTRACE_MODE_READ; the way of CVE-2019-5736).
-pub(crate) fn run(program: impl FnOnce()) -> ! {
+pub(crate) fn run(program: impl FnOnce(), shown: Option<(Title, &str)>) -> ! {
     // Blocked before the fork, so that a signal that comes before the child is known waits until it is.
     let all = SigSet::all();
     let _ = all.thread_block();
@@ -31,6 +32,9 @@ pub(crate) fn run(program: impl FnOnce()) -> ! {
             // What is open belongs to the host or to the asker, which waits for its end of file.
             os::close_from(3);
             let _ = nix::sys::prctl::set_name(c"opsrun-init");
+            if let Some((title, container)) = shown {
+                title.show(&["opsrun-init", container]);
+            }
             reap_until_end_of(child, &all)
         }
         Err(_) => os::exit(125),

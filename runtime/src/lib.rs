@@ -54,6 +54,7 @@ pub mod supervisor;
 pub mod swap;
 pub mod systemd;
 mod terminal;
+mod title;
 mod trace;
 mod watch;
 

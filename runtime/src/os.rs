@@ -196,6 +196,17 @@ pub fn send_signal_to_thread(pid: i32, thread: i32, signal: i32) -> io::Result<(
     }
 }
 
+/// Writes over the command line that this process was started with (proc_pid_cmdline(5)).
+///
+/// To be called only with a range that `/proc/self/stat` gives as `arg_start` and `arg_end`, and only where this process
+/// has one thread and does not read its arguments again.
+pub fn overwrite_arguments(start: usize, text: &[u8]) {
+    let area = std::ptr::with_exposed_provenance_mut::<u8>(start);
+    // SAFETY: the kernel has mapped these bytes, writable, for this process alone (execve(2)), and by the conditions above
+    // nobody reads them meanwhile; the text cannot overlap them, as it was allocated by this program.
+    unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), area, text.len()) };
+}
+
 /// Has this process sent SIGKILL when its parent ends (prctl(2), `PR_SET_PDEATHSIG`).
 pub fn die_with_parent() {
     // SAFETY: it sets a number in the process's kernel state.

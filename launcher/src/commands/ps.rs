@@ -4,6 +4,7 @@
 use runtime::status;
 
 use crate::arguments::Ps;
+use crate::commands::enable::is_enabled;
 use crate::commands::{now_ms, services};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -25,8 +26,9 @@ pub(crate) fn ps(layout: &Layout, arguments: &Ps) -> Result<Exit, Error> {
     let mut listed = Vec::new();
     let mut failed = 0;
     for name in &names {
-        match status::look(&layout.service(name)) {
-            Ok(Some(status)) => listed.push(Service::of(&status, now_ms)),
+        let folders = layout.service(name);
+        match status::look(&folders) {
+            Ok(Some(status)) => listed.push(Service::of(&status, is_enabled(&folders), now_ms)),
             // A first start that is under way.
             Ok(None) => {}
             Err(error) => {
@@ -56,7 +58,10 @@ fn row(service: &Service) -> Vec<String> {
         },
         health_text(service.health).to_owned(),
         service.uptime_s.map_or("-".to_owned(), |seconds| span(seconds * 1000)),
-        service.restarts.to_string(),
+        match service.oom_kills {
+            0 => service.restarts.to_string(),
+            kills => format!("{} ({kills} oom)", service.restarts),
+        },
         if ports.is_empty() { "-".to_owned() } else { ports.join(",") },
         service.generation.to_string(),
     ]

@@ -13,7 +13,8 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::layout::Layout;
 use crate::listing::{Stats as Listing, StatsOfService, VERSION};
-use crate::print::{self, table::table};
+use crate::print::screen::{Screen, Turn};
+use crate::print::{self, sentence, table::table};
 use crate::service_name::ServiceName;
 
 const HEADER: [&str; 9] = [
@@ -41,24 +42,48 @@ pub(crate) fn stats(layout: &Layout, arguments: &Stats) -> Result<Exit, Error> {
         look(layout, name)?;
     }
     let names = if arguments.services.is_empty() { services(layout)? } else { arguments.services.clone() };
-    let live = !arguments.form.json && print::is_terminal();
-    let mut before = measure(layout, &names)?;
+    if !arguments.form.json && print::is_terminal() {
+        return live(layout, &names);
+    }
+    let before = measure(layout, &names)?;
+    std::thread::sleep(BETWEEN);
+    let listed = since(&measure(layout, &names)?, &before);
+    match arguments.form.json {
+        true => print::json(&Listing { version: VERSION, services: listed })?,
+        false => print::data(&render(&listed))?,
+    }
+    Ok(Exit::Done)
+}
+
+/// Until a person has seen enough.
+fn live(layout: &Layout, names: &[ServiceName]) -> Result<Exit, Error> {
+    let mut screen = Screen::take()?;
+    let mut before = Vec::new();
     loop {
-        std::thread::sleep(if live { REFRESH } else { BETWEEN });
-        let now = measure(layout, &names)?;
-        let listed: Vec<StatsOfService> = now.iter().map(|it| it.since(&before)).collect();
-        if arguments.form.json {
-            print::json(&Listing { version: VERSION, services: listed })?;
+        let now = measure(layout, names)?;
+        let text = render(&since(&now, &before));
+        // The first figures that can be shown come soon.
+        let next = Instant::now() + if before.is_empty() { BETWEEN } else { REFRESH };
+        let turn = loop {
+            screen.draw(&text, sentence::HOW_TO_END)?;
+            match screen.wait(next)? {
+                Turn::Redraw => {}
+                turn => break turn,
+            }
+        };
+        if turn == Turn::End {
             return Ok(Exit::Done);
         }
-        let text = table(&HEADER, listed.iter().map(row).collect());
-        if !live {
-            print::data(&text)?;
-            return Ok(Exit::Done);
-        }
-        print::redraw(&text)?;
         before = now;
     }
+}
+
+fn since(now: &[Measured], before: &[Measured]) -> Vec<StatsOfService> {
+    now.iter().map(|it| it.since(before)).collect()
+}
+
+fn render(listed: &[StatsOfService]) -> String {
+    table(&HEADER, listed.iter().map(row).collect())
 }
 
 struct Measured {

@@ -58,8 +58,7 @@ pub(crate) fn describe(layout: &Layout, name: &ServiceName, looked: &Looked) -> 
     let made = generation::read(&generation);
     Ok(ServiceStatus {
         version: VERSION,
-        service: Service::of(looked, now_ms()),
-        enabled: is_enabled(&folders),
+        service: Service::of(looked, is_enabled(&folders), now_ms()),
         last_exit: record.last_exit.map(Into::into),
         last_failure: record.last_failure.as_ref().map(|failure| failure.causes.clone()),
         limits: made.as_ref().map(|made| made.limits.clone()).unwrap_or_default(),
@@ -79,7 +78,7 @@ fn render(status: &ServiceStatus, looked: &Looked, now_ms: u64) -> String {
     if let (Some(process), Some(uptime_s)) = (service.process, service.uptime_s) {
         lines.push(("process", format!("{process}, up {}", span(uptime_s * 1000))));
     }
-    lines.push(("at boot", if status.enabled { "started" } else { "not started" }.to_owned()));
+    lines.push(("at boot", if service.enabled { "started" } else { "not started" }.to_owned()));
     lines.push(("restarts", service.restarts.to_string()));
     if service.oom_kills > 0 {
         lines.push(("oom kills", service.oom_kills.to_string()));
@@ -189,8 +188,7 @@ mod tests {
         let listed = crate::catalogue::entry(&"keystone".parse().unwrap()).unwrap();
         let status = ServiceStatus {
             version: VERSION,
-            service: Service::of(&looked, 61_000),
-            enabled: state == State::Running,
+            service: Service::of(&looked, state == State::Running, 61_000),
             last_exit: looked.record.last_exit.map(Into::into),
             last_failure: looked.record.last_failure.clone().map(|failure| failure.causes),
             limits: [("memory.max".to_owned(), "536870912".to_owned())].into(),

@@ -6,6 +6,7 @@
 pub(crate) mod amount;
 pub(crate) mod event;
 pub(crate) mod progress;
+pub(crate) mod screen;
 pub(crate) mod sentence;
 pub(crate) mod table;
 
@@ -52,15 +53,6 @@ pub(crate) fn coloured(text: &str) -> Result<(), Error> {
 pub(crate) fn is_terminal() -> bool {
     use std::io::IsTerminal;
     io::stdout().is_terminal()
-}
-
-/// Prints lines of data over what was on the terminal before.
-///
-/// # Errors
-/// [`Error::Output`].
-pub(crate) fn redraw(text: &str) -> Result<(), Error> {
-    // Home, then what is left below the new text erased after it: erased before, it would flicker (ECMA-48, CUP and ED).
-    data(&format!("\u{1b}[H{}\u{1b}[K\n\u{1b}[J", text.replace('\n', "\u{1b}[K\n")))
 }
 
 /// Prints data as JSON.

@@ -41,6 +41,9 @@ pub(crate) fn updated(service: &str, release: &str, changed: &[String]) -> Strin
     }
 }
 
+/// `stats`, below its figures.
+pub(crate) const HOW_TO_END: &str = "q ends";
+
 /// `events`.
 pub(crate) fn unreadable_events(count: usize) -> String {
     match count {
