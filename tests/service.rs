@@ -113,7 +113,7 @@ fn a_start_that_fails_shows_the_last_lines_and_changes_nothing() {
         &["error: busybox did not become healthy", "it exited with status 3", "the reason", "hint: "],
     );
     assert_eq!(host.service("busybox"), Value::Null);
-    assert!(host.left_over().is_empty(), "{:?}", host.left_over());
+    until("the supervisor has ended", || host.left_over().is_empty());
     let generations = host.path("var/lib/opsrun/services/busybox/generations");
     assert_eq!(std::fs::read_dir(generations).map_or(0, Iterator::count), 0);
 }

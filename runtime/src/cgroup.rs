@@ -156,9 +156,12 @@ impl Cgroup<'_> {
     /// scope all of the scope is cleared; the scope itself is systemd's, which removes it when it is empty.
     pub(crate) fn clear(&self) -> io::Result<()> {
         if let Some(scope) = systemd::scope_of(&Path::new("/").join(&self.path)) {
-            return self.hierarchy.at(scope).empty();
+            return self.hierarchy.at(scope).empty().or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) });
         }
-        self.empty()?;
+        match self.empty() {
+            Err(error) if !is_gone(&error) => return Err(error),
+            _ => {}
+        }
         match unlinkat(&self.hierarchy.root, &self.path, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
@@ -262,3 +265,9 @@ impl Cgroup<'_> {
         Ok(openat(&self.hierarchy.root, path, flags, Mode::empty())?)
     }
 }
+/// Whether an error says that the cgroup was removed meanwhile: by systemd, or by the throw-away process that had made it.
+/// Files of a removed cgroup that are open still say ENODEV.
+fn is_gone(error: &io::Error) -> bool {
+    [Errno::NOENT, Errno::NODEV].iter().any(|gone| error.raw_os_error() == Some(gone.raw_os_error()))
+}
+

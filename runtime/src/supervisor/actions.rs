@@ -127,7 +127,9 @@ impl Supervisor {
 
     pub(super) fn end(&mut self) {
         self.write_record();
-        if let Some(active) = self.active.as_ref().map(super::Running::generation) {
+        // A start in vain was noted before it was reported; who was told must not wait for this process to end.
+        let active = self.active.as_ref().filter(|running| !running.life.start_failed());
+        if let Some(active) = active.map(super::Running::generation) {
             self.note_end(active);
         }
         self.give_up_service();
