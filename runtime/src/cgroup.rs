@@ -156,7 +156,11 @@ impl Cgroup<'_> {
     /// scope all of the scope is cleared; the scope itself is systemd's, which removes it when it is empty.
     pub(crate) fn clear(&self) -> io::Result<()> {
         if let Some(scope) = systemd::scope_of(&Path::new("/").join(&self.path)) {
-            return self.hierarchy.at(scope).empty().or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) });
+            return self
+                .hierarchy
+                .at(scope)
+                .empty()
+                .or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) });
         }
         match self.empty() {
             Err(error) if !is_gone(&error) => return Err(error),
@@ -270,4 +274,3 @@ impl Cgroup<'_> {
 fn is_gone(error: &io::Error) -> bool {
     [Errno::NOENT, Errno::NODEV].iter().any(|gone| error.raw_os_error() == Some(gone.raw_os_error()))
 }
-

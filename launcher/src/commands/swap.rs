@@ -122,7 +122,10 @@ pub(crate) fn replace(
             let back = supervise_again(&folders);
             if Record::read(&folders)?.is_some_and(|record| record.generation == number) {
                 keep(candidate);
-                return Err(error.into());
+                print::warning(&error.to_string());
+                back?;
+                print::note(&sentence::taken_over(service.as_str(), &wanted, number));
+                return Ok(seen_to_serve(&folders));
             }
             if let Err(back) = back {
                 return Err(neither(service_and(&wanted, before), error.into(), back));

@@ -205,6 +205,11 @@ pub(crate) fn swapped(service: &str, release: &str, generation: u32, swapped: &S
     format!("{service} {release} has taken over{gap} (generation {generation}, process {process}, {took})")
 }
 
+/// `swap`, when the new generation serves and its supervisor is another one by now.
+pub(crate) fn taken_over(service: &str, release: &str, generation: u32) -> String {
+    format!("{service} {release} has taken over (generation {generation})")
+}
+
 /// `swap`, when what was reported cannot be seen.
 pub(crate) fn not_seen_to_serve(service: &str, reason: &str) -> String {
     format!("{service} did not answer a probe right after: {reason}")
