@@ -16,7 +16,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
@@ -142,7 +142,9 @@ struct Level {
 /// Writes down what lies in a folder; the digest of the inventory. What is not among the contents is sparse, and read.
 pub(crate) fn write(root: OwnedFd, contents: &Contents, into: &File) -> io::Result<Digest> {
     // As fast as can be: the digests, which are most of it, cannot be made smaller anyway.
-    let mut out = GzEncoder::new(Hashing::new(into), flate2::Compression::fast());
+    let out = GzEncoder::new(Hashing::new(into), flate2::Compression::fast());
+    // The encoder would write something at each line.
+    let mut out = BufWriter::with_capacity(PART_BYTES, out);
     writeln!(out, "{HEAD}")?;
     walk(root, |place, mut it| {
         if it.is_file() && it.same_as.is_none() {
@@ -153,6 +155,7 @@ pub(crate) fn write(root: OwnedFd, contents: &Contents, into: &File) -> io::Resu
         }
         out.write_all(&line(&it))
     })?;
+    let out = out.into_inner().map_err(io::IntoInnerError::into_error)?;
     Ok(out.finish()?.finish().0)
 }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! thread:  blob ─▶ hash ─▶ decompress ─▶ parts ─┐          (stream.rs, compression.rs)
-//! caller:                  tar entries ◀─ hash ◀┘          (stream.rs, unpack.rs)
+//! caller:  hash ◀─ parts ◀─ tar entries ◀───────┘          (stream.rs, unpack.rs); that hash is a thread's as well
 //!                             ├─▶ files below one folder   (folder.rs), and what they are (inventory.rs)
 //!                             └─▶ what else the tar consists of                           (frame.rs)
 //! ```
@@ -26,7 +26,6 @@ use std::sync::Arc;
 
 use crate::archive::FoundLayer;
 use crate::error::{Error, Result};
-use crate::store::Progress;
 use stream::Verdict;
 use unpack::Trouble;
 
@@ -45,13 +44,13 @@ pub(crate) struct Unpacked {
 
 /// Unpacks a layer into an empty folder and checks its digests. On an error the folder's content is worthless.
 /// `trash` is another empty folder of the same file system, for what the layer itself replaces; `frame` an empty file,
-/// open for reading and writing.
+/// open for reading and writing. `advanced` hears how many bytes more of the blob have gone through.
 pub(crate) fn unpack(
     layer: &FoundLayer,
     into: OwnedFd,
     trash: OwnedFd,
     frame: &File,
-    progress: &mut dyn Progress,
+    advanced: &mut dyn FnMut(u64),
 ) -> Result<Unpacked> {
     let mut first = [0; compression::MAGIC_BYTES];
     let mut blob = layer.blob.open().map_err(|error| not_read(layer, error))?;
@@ -69,9 +68,8 @@ pub(crate) fn unpack(
             });
         }
     };
-    let (outcome, verdict) = stream::run(blob, layer.blob.len(), compression, progress, |stream| {
-        unpack::entries(stream, into, trash, frame)
-    });
+    let (outcome, verdict) =
+        stream::run(blob, compression, advanced, |stream| unpack::entries(stream, into, trash, frame));
     judge(layer, outcome, verdict)
 }
 

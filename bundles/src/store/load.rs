@@ -2,18 +2,16 @@
 //! Does not know what layers and archives look like inside.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::commit::Committed;
 use super::records::{ImageRecord, LayerRecord, Tags};
+use super::unpack::{self, Job};
 use super::{Image, LoadOptions, Progress, Store, disk, lock};
-use crate::archive::{self, Findings, Found, FoundLayer, Platform, Source};
+use crate::archive::{self, Findings, Found, Platform, Source};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::layer;
-use crate::layer::inventory::{self, Contents};
 use crate::reference::Reference;
 
 impl Store {
@@ -97,15 +95,16 @@ impl<'a> Work<'a> {
         }
         let count = found.iter().map(|image| image.layers.len()).sum();
         let layers = found.iter().flat_map(|image| &image.layers);
+        let mut jobs: Vec<Job> = Vec::new();
         for (index, layer) in layers.enumerate() {
             if self.layers.contains(&layer.diff_id) || self.is_present(layer.diff_id)? {
                 progress.layer_present(index, count, &layer.diff_id);
                 continue;
             }
-            progress.layer_began(index, count, &layer.diff_id, Some(layer.blob.len()));
-            self.unpack(layer, progress)?;
-            progress.layer_done(&layer.diff_id);
+            self.layers.push(layer.diff_id);
+            jobs.push(Job { index, layer });
         }
+        unpack::all(&jobs, count, &self.folder, progress)?;
         let mut tags = self.store.tags()?;
         for (image, names) in found.iter().zip(names) {
             self.describe(image)?;
@@ -115,25 +114,6 @@ impl<'a> Work<'a> {
         progress.syncing();
         disk::sync_all(&self.folder)?;
         self.put_in_place()
-    }
-
-    fn unpack(&mut self, layer: &FoundLayer, progress: &mut dyn Progress) -> Result<()> {
-        let folder = self.layers_folder().join(layer.diff_id.hex());
-        let (root, trash) = (folder.join("root"), self.folder.join("trash"));
-        disk::create_folder(&folder, 0o755)?;
-        disk::create_folder(&root, 0o755)?;
-        let frame = folder.join(LayerRecord::FRAME);
-        let frame = File::options().read(true).write(true).create_new(true).open(&frame);
-        let frame = frame.map_err(|error| Error::io(format!("write {}", folder.display()), error))?;
-        let (into, aside) = (disk::open_folder(&root)?, disk::open_folder(&trash)?);
-        let unpacked = layer::unpack(layer, into, aside, &frame, progress)?;
-        let files = list_files(&root, &unpacked.contents, &folder.join(LayerRecord::FILES))?;
-        LayerRecord::new(layer.diff_id, unpacked.bytes, unpacked.entries, files, unpacked.frame)
-            .write(&folder)?;
-        // The next layer's may get the same names.
-        disk::empty(&trash)?;
-        self.layers.push(layer.diff_id);
-        Ok(())
     }
 
     /// Writes down an image, unless that has been done.
@@ -200,13 +180,6 @@ impl<'a> Work<'a> {
     fn images_folder(&self) -> PathBuf {
         self.folder.join("images")
     }
-}
-
-/// Writes down what a layer holds, to be compared with later; the digest of that list.
-fn list_files(root: &Path, contents: &Contents, list: &Path) -> Result<Digest> {
-    let failed = |error| Error::io(format!("write {}", list.display()), error);
-    let file = File::create_new(list).map_err(failed)?;
-    inventory::write(disk::open_folder(root)?, contents, &file).map_err(failed)
 }
 
 fn now_ms() -> u64 {

@@ -36,6 +36,7 @@ mod prune;
 mod records;
 mod remove;
 mod save;
+mod unpack;
 
 pub use check::{Broken, Checked, Difference, FILES_NAMED_MAX, Repair, Subject};
 pub use commit::{Changes, CommitOptions, Committed};
@@ -105,7 +106,8 @@ pub struct LoadOptions {
     pub platform: Option<Platform>,
 }
 
-/// Hears how far a load is. All methods do nothing unless defined.
+/// Hears how far a load is, in the thread that loads. Several layers can be unpacked at once: the next one can begin
+/// before another is done. All methods do nothing unless defined.
 pub trait Progress {
     /// Another process is changing the store; this one waits for it. `pid` is the other's, as far as it is known.
     fn waiting(&mut self, pid: Option<u32>) {
@@ -117,7 +119,7 @@ pub trait Progress {
         let _ = (index, count, diff_id, bytes_compressed);
     }
 
-    /// So many bytes more of the layer's `bytes_compressed` have gone through.
+    /// So many bytes more of the layers' `bytes_compressed` have gone through.
     fn advanced(&mut self, bytes: u64) {
         let _ = bytes;
     }

@@ -242,7 +242,7 @@ struct Heard(Vec<String>, u64);
 impl Progress for Heard {
     fn layer_began(&mut self, index: usize, count: usize, _: &Digest, bytes: Option<u64>) {
         self.0.push(format!("began {index} of {count}"));
-        self.1 = bytes.unwrap();
+        self.1 += bytes.unwrap();
     }
 
     fn advanced(&mut self, bytes: u64) {
@@ -250,7 +250,6 @@ impl Progress for Heard {
     }
 
     fn layer_done(&mut self, _: &Digest) {
-        assert_eq!(self.1, 0, "all of the blob was told of");
         self.0.push("done".to_owned());
     }
 
@@ -267,7 +266,10 @@ fn progress_tells_of_every_layer_and_byte() {
     let source = Source::of(&archive).unwrap();
     let mut heard = Heard::default();
     place.store.load(&source, &LoadOptions::default(), &mut heard).unwrap();
-    assert_eq!(heard.0, ["began 0 of 2", "done", "began 1 of 2", "done"]);
+    // Both at once where there are processors for it.
+    assert_eq!(heard.1, 0, "all of the blobs was told of");
+    heard.0.sort();
+    assert_eq!(heard.0, ["began 0 of 2", "began 1 of 2", "done", "done"]);
     let mut again = Heard::default();
     place.store.load(&source, &LoadOptions::default(), &mut again).unwrap();
     assert_eq!(again.0, ["present 0 of 2", "present 1 of 2"]);

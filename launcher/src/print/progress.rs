@@ -1,4 +1,4 @@
-//! The bar that `load` shows on a terminal: one line for the layer that is being unpacked.
+//! The bar that `load` shows on a terminal: one line for the layers that are being unpacked.
 //! It knows nothing of archives; without a terminal it draws nothing.
 
 use bundles::digest::Digest;
@@ -12,6 +12,8 @@ use crate::print::amount::short_id;
 pub(crate) struct LayerBar {
     bar: Option<ProgressBar>,
     draws: bool,
+    /// Layers that the bar stands for, and that are not done.
+    under_way: usize,
     /// Layers that had to be unpacked.
     pub unpacked: usize,
 }
@@ -19,7 +21,7 @@ pub(crate) struct LayerBar {
 impl LayerBar {
     /// A bar on standard error, if that is a terminal.
     pub(crate) fn new() -> Self {
-        Self { bar: None, draws: super::can_draw(), unpacked: 0 }
+        Self { bar: None, draws: super::can_draw(), under_way: 0, unpacked: 0 }
     }
 
     fn show(&mut self, bar: ProgressBar, form: &str, message: String) {
@@ -44,7 +46,13 @@ impl Progress for LayerBar {
 
     fn layer_began(&mut self, index: usize, count: usize, diff_id: &Digest, bytes_compressed: Option<u64>) {
         self.unpacked += 1;
+        self.under_way += 1;
         if !self.draws {
+            return;
+        }
+        if let (true, Some(bar), Some(bytes)) = (self.under_way > 1, &self.bar, bytes_compressed) {
+            bar.inc_length(bytes);
+            bar.set_message(format!("layers to {} of {count}", index + 1));
             return;
         }
         let message = format!("layer {} of {count} {}", index + 1, short_id(&diff_id.to_string()));
@@ -63,7 +71,10 @@ impl Progress for LayerBar {
     }
 
     fn layer_done(&mut self, _: &Digest) {
-        self.end();
+        self.under_way = self.under_way.saturating_sub(1);
+        if self.under_way == 0 {
+            self.end();
+        }
     }
 
     fn syncing(&mut self) {
