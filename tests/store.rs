@@ -343,3 +343,52 @@ fn a_load_on_a_disk_that_is_too_small_fails_and_works_once_there_is_room() {
     println!("{too_small} sizes were too small");
     assert!(too_small >= 8, "only {too_small} were");
 }
+
+/// A load that stays for a while where all is unpacked and nothing in its place yet, so with the right to change the
+/// store; waits until it is there.
+fn slow_load(host: &Host, archive: &str) -> support::Background {
+    let mut command = Command::new("strace");
+    command.args([
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=syncfs",
+        "-e",
+        "inject=syncfs:delay_enter=2000000",
+    ]);
+    command.arg(support::program()).arg("load").arg(image(archive));
+    command.env("OPSRUN_ROOT", host.root.path()).stdout(Stdio::null()).stderr(Stdio::null());
+    let load = support::Background(command.spawn().expect("start it"));
+    let prepared = host.path(STORE).join("tmp/load/tags.json");
+    support::until("the load is about to bring all to disk", || prepared.exists());
+    load
+}
+
+#[test]
+fn who_must_wait_for_a_load_says_so_and_both_get_what_they_want() {
+    for command in ["load", "load another", "prune", "rmi"] {
+        let host = Host::new();
+        host.load("checked-1.tar");
+        let mut load = slow_load(&host, "busybox-1.tar");
+        // Who only looks waits for nobody.
+        assert!(!host.opsrun(["images"]).succeeds().stdout.contains("busybox"), "it is not there yet");
+        let (same, other) = (image("busybox-1.tar"), image("checked-1.tar"));
+        let done = match command {
+            "load" => host.opsrun(["load".as_ref(), same.as_os_str()]),
+            "load another" => host.opsrun(["load".as_ref(), other.as_os_str()]),
+            "prune" => host.opsrun(["prune"]),
+            _ => host.opsrun(["rmi", "busybox:1"]),
+        };
+        done.succeeds();
+        assert!(done.stderr.contains("waiting for opsrun load (pid "), "{done}");
+        assert!(load.0.wait().expect("wait").success(), "the first load");
+        let there = host.opsrun(["images"]).succeeds().stdout.contains("busybox");
+        assert_eq!(there, command != "rmi");
+        fsck_is_clean(&host);
+        if command == "load" {
+            assert!(done.stderr.contains("every layer was there already"), "{done}");
+        }
+    }
+}

@@ -93,7 +93,7 @@ impl Store {
     /// # Errors
     /// Only what keeps it from checking; what it finds is in the result.
     pub fn check(&self, progress: &mut dyn Progress) -> Result<Checked> {
-        let _held = self.hold()?;
+        let _held = self.hold_telling(progress)?;
         self.look_through(progress)
     }
 

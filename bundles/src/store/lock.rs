@@ -40,24 +40,47 @@ pub(super) fn change(path: &Path, progress: &mut dyn Progress) -> Result<Held> {
     Ok(Held { _file: file })
 }
 
-/// The right to rely on what is there.
-pub(super) fn hold_shared(path: &Path) -> Result<Held> {
-    let file = open(path)?;
-    wait(&file, FlockOperation::LockShared, path)?;
-    Ok(Held { _file: file })
+/// The right to rely on what is there; says for whom it waits.
+pub(super) fn hold_shared(path: &Path, progress: &mut dyn Progress) -> Result<Held> {
+    let wanted = (FlockOperation::NonBlockingLockShared, FlockOperation::LockShared);
+    hold(path, wanted, progress)
 }
 
-/// The right to remove what others could rely on; says that it waits. For whom is not known: they can be many.
+/// The right to remove what others could rely on; says for whom it waits, for one of them if they are many.
 pub(super) fn hold_alone(path: &Path, progress: &mut dyn Progress) -> Result<Held> {
+    let wanted = (FlockOperation::NonBlockingLockExclusive, FlockOperation::LockExclusive);
+    hold(path, wanted, progress)
+}
+
+fn hold(
+    path: &Path,
+    (at_once, waiting): (FlockOperation, FlockOperation),
+    progress: &mut dyn Progress,
+) -> Result<Held> {
     let file = open(path)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match rustix::fs::flock(&file, at_once) {
         Err(Errno::WOULDBLOCK) => {
-            progress.waiting(None);
-            wait(&file, FlockOperation::LockExclusive, path)?;
+            progress.waiting(holder_of(&file));
+            wait(&file, waiting, path)?;
         }
         other => other.map_err(|error| failed(path, error))?,
     }
     Ok(Held { _file: file })
+}
+
+/// A process that holds a lock on a file, as far as the kernel says: proc_locks(5).
+fn holder_of(file: &File) -> Option<u32> {
+    let inode = rustix::fs::fstat(file).ok()?.st_ino.to_string();
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        // `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`; who waits has an arrow after the number.
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, _, pid, place, ..] = words.as_slice() else { return None };
+        if place.rsplit(':').next() != Some(inode.as_str()) {
+            return None;
+        }
+        pid.parse().ok().filter(|pid| *pid != std::process::id())
+    })
 }
 
 fn open(path: &Path) -> Result<File> {

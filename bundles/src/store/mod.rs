@@ -209,7 +209,15 @@ impl Store {
     /// # Errors
     /// I/O errors.
     pub fn hold(&self) -> Result<Held> {
-        lock::hold_shared(&self.readers_file())
+        self.hold_telling(&mut ())
+    }
+
+    /// As [`Store::hold`], telling for whom it waits.
+    ///
+    /// # Errors
+    /// As [`Store::hold`].
+    pub fn hold_telling(&self, progress: &mut dyn Progress) -> Result<Held> {
+        lock::hold_shared(&self.readers_file(), progress)
     }
 
     fn image_of(&self, id: Digest, tags: &Tags) -> Result<Option<Image>> {

@@ -51,7 +51,7 @@ impl Store {
         progress: &mut dyn Progress,
     ) -> Result<Vec<Image>> {
         // Nothing of it is removed meanwhile.
-        let _held = self.hold()?;
+        let _held = self.hold_telling(progress)?;
         let mut images: Vec<(Image, Vec<Reference>)> = Vec::new();
         for reference in references {
             let image = self.find(reference)?;

@@ -15,6 +15,7 @@ use crate::exit::Exit;
 use crate::generation;
 use crate::layout::Layout;
 use crate::prepare::{self, Said};
+use crate::print::progress::LayerBar;
 use crate::print::{self, sentence};
 use crate::release::{self, Release};
 use crate::wishes::Wishes;
@@ -31,7 +32,7 @@ pub(crate) fn restart(layout: &Layout, arguments: ServiceOnly) -> Result<Exit, E
     let before = status.record;
     let said = Said::about(layout, &service)?;
     let store = Store::open(&layout.store())?;
-    let _held = store.hold()?;
+    let _held = store.hold_telling(&mut LayerBar::new())?;
     let release = same_image(&store, &before)?;
     let wishes: Wishes = match generation::read(&folders.generation(before.generation)) {
         Some(made) => made.wishes,

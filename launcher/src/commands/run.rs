@@ -16,6 +16,7 @@ use crate::layout::Layout;
 use crate::one_shot::OneShot;
 use crate::own_folders::{OwnFolders, binds_of, is_empty};
 use crate::prepare::{Said, annotations, limits_in_files, request};
+use crate::print::progress::LayerBar;
 use crate::print::{self, sentence};
 use crate::release::{self, Release};
 use crate::service_name::ServiceName;
@@ -28,7 +29,7 @@ use crate::wishes::Wishes;
 pub(crate) fn run(layout: &Layout, arguments: Run) -> Result<Exit, Error> {
     let store = Store::open(&layout.store())?;
     // Until the one-shot's place says that the image is in use.
-    let held = store.hold()?;
+    let held = store.hold_telling(&mut LayerBar::new())?;
     let image = store.find(&arguments.image)?;
     let release = release::of_image(&store, &image, &arguments.image)?;
     let service = image.names.iter().chain([&arguments.image]).find_map(|name| service_of(layout, name));

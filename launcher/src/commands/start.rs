@@ -14,6 +14,7 @@ use crate::exit::Exit;
 use crate::generation::Candidate;
 use crate::layout::Layout;
 use crate::prepare::{self, Said};
+use crate::print::progress::LayerBar;
 use crate::print::{self, sentence};
 use crate::release::{self, Release, Wanted};
 use crate::service_name::ServiceName;
@@ -30,7 +31,7 @@ pub(crate) fn start(layout: &Layout, arguments: Start) -> Result<Exit, Error> {
     let said = Said::about(layout, &service)?;
     let store = Store::open(&layout.store())?;
     // Until the record says that the image is in use.
-    let _held = store.hold()?;
+    let _held = store.hold_telling(&mut LayerBar::new())?;
     let wanted = Wanted { typed: arguments.service.release.as_deref(), last: last.as_deref() };
     let release = release::find(&store, &service, said.both.image.as_deref(), wanted)?;
     new_generation(layout, &service, &release, &said, &arguments.more.into(), Cause::Start)

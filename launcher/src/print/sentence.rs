@@ -117,8 +117,20 @@ pub(crate) fn saved(names: &str, into: &str) -> String {
 /// `load`, while another process changes the store.
 pub(crate) fn waiting_for_store(pid: Option<u32>) -> String {
     match pid {
-        Some(pid) => format!("waiting for process {pid}, which is changing the store"),
+        Some(pid) => format!("waiting for {} (pid {pid}), which uses the store", command_of(pid)),
         None => "waiting for another process, which is using the store".to_owned(),
+    }
+}
+
+/// What a process is called, as far as it can be seen: `opsrun load`.
+fn command_of(pid: u32) -> String {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut words = line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+    match (words.next(), words.next()) {
+        (Some(program), Some(command)) if program.rsplit('/').next() == Some("opsrun") => {
+            format!("opsrun {}", command.escape_debug())
+        }
+        _ => "another process".to_owned(),
     }
 }
 
