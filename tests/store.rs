@@ -383,7 +383,7 @@ fn who_must_wait_for_a_load_says_so_and_both_get_what_they_want() {
         };
         done.succeeds();
         assert!(done.stderr.contains("waiting for opsrun load (pid "), "{done}");
-        assert!(load.0.wait().expect("wait").success(), "the first load");
+        assert!(load.0.wait().expect("wait").success(), "the first load, while {command} waited");
         let there = host.opsrun(["images"]).succeeds().stdout.contains("busybox");
         assert_eq!(there, command != "rmi");
         fsck_is_clean(&host);

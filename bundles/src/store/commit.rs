@@ -110,10 +110,12 @@ impl Store {
             }
         });
         let emptied = disk::empty(&tmp);
-        drop(changing);
         result.and(emptied)?;
         let missing = || Error::StoreMissing { path: self.image_folder(id) };
-        self.image_of(id, &self.tags()?)?.ok_or_else(missing)
+        let image = self.image_of(id, &self.tags()?)?.ok_or_else(missing);
+        // Not before it is looked at: who waits for the lock can be about to remove it.
+        drop(changing);
+        image
     }
 
     /// The new image as if it had been found in an archive, in which only its last layer is.

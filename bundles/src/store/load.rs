@@ -35,17 +35,19 @@ impl Store {
         disk::empty(&tmp)?;
         let mut work = Work::new(self);
         let result = work.take_in(&findings.images, &names, progress);
-        // Before the lock is let go, and whatever became of it.
+        // Whatever became of it.
         let emptied = disk::empty(&tmp);
-        drop(changing);
         result.and(emptied)?;
         let tags = self.tags()?;
         let ids = findings.images.iter().map(|found| found.id);
-        ids.map(|id| {
+        let images = ids.map(|id| {
             let missing = || Error::StoreMissing { path: self.image_folder(id) };
             self.image_of(id, &tags)?.ok_or_else(missing)
-        })
-        .collect()
+        });
+        let images = images.collect();
+        // Not before they are looked at: who waits for the lock can be about to remove them.
+        drop(changing);
+        images
     }
 }
 
