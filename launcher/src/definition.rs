@@ -92,6 +92,7 @@ pub(crate) fn decide(
             grace_ms: both.stop.grace.map_or(default::GRACE, |grace| grace.ms),
         },
         init: both.init.unwrap_or(true),
+        log: runtime::log::Rotation::default(),
     })
 }
 

@@ -10,6 +10,7 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::log::Rotation;
 
 /// The annotation of `config.json` that holds the [`Definition`] as JSON.
 pub const ANNOTATION: &str = "org.opsrun.definition";
@@ -43,6 +44,9 @@ pub struct Definition {
     pub stop: Stop,
     /// Whether opsrun's own init is process 1 of the container.
     pub init: bool,
+    /// How much of its output is kept; what an older opsrun wrote has the default.
+    #[serde(default)]
+    pub log: Rotation,
 }
 
 /// How a service is proven healthy. All times in milliseconds.

@@ -87,6 +87,16 @@ pub enum Error {
         /// The newest version known.
         known: u32,
     },
+    /// A generation has no output.
+    #[error("there is no output of generation {generation} of {service}")]
+    NoOutput {
+        /// The service.
+        service: String,
+        /// The generation that was asked for.
+        generation: u32,
+        /// Those that have output.
+        have: Vec<u32>,
+    },
     /// The service is up already.
     #[error("{service} is already running {release}")]
     AlreadyRunning {

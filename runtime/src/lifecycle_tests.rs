@@ -30,6 +30,7 @@ fn rules() -> Definition {
         },
         stop: Stop { signal: "SIGTERM".into(), grace_ms: 5000 },
         init: true,
+        log: crate::log::Rotation::default(),
     }
 }
 

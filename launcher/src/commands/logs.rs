@@ -19,8 +19,12 @@ pub(crate) fn logs(layout: &Layout, arguments: &Logs) -> Result<Exit, Error> {
     if !folders.log.is_dir() {
         return Err(unknown(layout, &arguments.service)?);
     }
-    let options =
-        Options { follow: arguments.follow, last: arguments.last, timestamps: arguments.timestamps };
+    let options = Options {
+        follow: arguments.follow,
+        last: arguments.last,
+        timestamps: arguments.timestamps,
+        ..Options::default()
+    };
     log::read(&folders, &options, &mut print::stream())?;
     Ok(Exit::Done)
 }

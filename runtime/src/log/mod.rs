@@ -14,23 +14,32 @@
 
 mod journal;
 mod reader;
+mod rotation;
+mod staging;
 mod writer;
 
 pub use journal::Journal;
-pub use reader::{Options, read};
+pub use reader::{Options, read, remove_before};
+pub use rotation::Rotation;
+pub use staging::Staging;
 pub use writer::{Drained, LogWriter};
 
+/// A longer line is cut into pieces of this many bytes, as other container runtimes do.
+const PIECE_BYTES: usize = 16 * 1024;
+
 /// Which of a service's two outputs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stream {
     /// Descriptor 1.
+    #[default]
     Stdout,
     /// Descriptor 2.
     Stderr,
 }
 
 impl Stream {
-    fn name(self) -> &'static str {
+    /// As records have it.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
             Self::Stderr => "stderr",
@@ -74,6 +83,55 @@ fn decode(line: &[u8]) -> Option<Record<'_>> {
         _ => return None,
     };
     Some(Record { time, stream, full, text: fields.next()? })
+}
+
+/// Where a test has the process end.
+#[cfg(not(test))]
+fn crash_point() {}
+
+/// How much of a write is still done where a test has the process end within it.
+#[cfg(not(test))]
+fn crash_within(_length: usize) -> Option<usize> {
+    None
+}
+
+#[cfg(test)]
+use crashes::{crash_point, crash_within};
+
+#[cfg(test)]
+mod crashes {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// Points that are still passed; `None`: all of them.
+        static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    /// Has this thread panic at the point after so many others.
+    pub(super) fn crash_after(points: Option<u32>) {
+        LEFT.set(points);
+    }
+
+    pub(super) fn crash_point() {
+        match LEFT.get() {
+            Some(0) => {
+                LEFT.set(None);
+                // Unlike panic!, it says nothing: thousands of these are wanted.
+                std::panic::resume_unwind(Box::new("a crash"));
+            }
+            left => LEFT.set(left.map(|left| left - 1)),
+        }
+    }
+
+    pub(super) fn crash_within(length: usize) -> Option<usize> {
+        match LEFT.get() {
+            Some(0) => Some(length / 2 + 1),
+            left => {
+                LEFT.set(left.map(|left| left - 1));
+                None
+            }
+        }
+    }
 }
 
 #[cfg(test)]

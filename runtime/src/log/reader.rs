@@ -2,14 +2,15 @@
 //! It knows the files only: nothing here talks to a supervisor, so a slow reader holds nobody up.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 
+use super::rotation::files;
 use super::{Stream, decode};
 use crate::error::Error;
 use crate::folders::ServiceFolders;
@@ -21,6 +22,8 @@ const BLOCK_BYTES: usize = 64 * 1024;
 /// What to print.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
+    /// Only this generation's; all generations', oldest first, when `None`.
+    pub generation: Option<u32>,
     /// Go on as the output grows, until nobody reads any more.
     pub follow: bool,
     /// Only this many lines from the end; all when `None`.
@@ -29,33 +32,60 @@ pub struct Options {
     pub timestamps: bool,
 }
 
-/// Prints the output of all generations of a service, oldest first.
+/// Prints the output of a service.
 ///
 /// With [`Options::follow`] it ends when the reader of `out`, or of this process's standard output, is gone, or when
 /// the service's logs are removed. A service without logs has no lines, which is no error.
 ///
 /// # Errors
-/// [`Error::Io`] when a log cannot be read or `out` cannot be written, except because its reader is gone.
+/// [`Error::NoOutput`] when the generation that is asked for has none; [`Error::Io`] when a log cannot be read or `out`
+/// cannot be written, except because its reader is gone.
 pub fn read(folders: &ServiceFolders, options: &Options, out: &mut dyn Write) -> Result<(), Error> {
+    let failed = |source| Error::Io { doing: "show the service's output", source };
+    if let Some(generation) = options.generation {
+        let have = generations(&folders.log).map_err(failed)?;
+        if !have.contains(&generation) {
+            return Err(Error::NoOutput { service: folders.name().to_owned(), generation, have });
+        }
+    }
+    let only = options.generation;
     let mut reader =
-        Reader { folder: &folders.log, timestamps: options.timestamps, tails: BTreeMap::new(), out };
+        Reader { folder: &folders.log, only, timestamps: options.timestamps, tails: BTreeMap::new(), out };
     match reader.run(options) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(source) => Err(Error::Io { doing: "show the service's output", source }),
+        Err(source) => Err(failed(source)),
     }
+}
+
+/// Removes the output of every generation below `first`, which are gone.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn remove_before(folders: &ServiceFolders, first: u32) -> Result<(), Error> {
+    let failed = |source| Error::Io { doing: "remove the output of an old generation", source };
+    for name in names(&folders.log).map_err(failed)? {
+        if generation(&name).is_some_and(|number| number < first) {
+            fs_err::remove_file(folders.log.join(name)).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 struct Reader<'a> {
     folder: &'a Path,
+    only: Option<u32>,
     timestamps: bool,
     tails: BTreeMap<u32, Tail>,
     out: &'a mut dyn Write,
 }
 
-/// How far a generation's file was printed.
-#[derive(Debug, Default)]
+/// How far a generation's output was printed.
+#[derive(Debug)]
 struct Tail {
+    /// The file it is in, which may have got another name since. It is not held open: the folder would then not be gone
+    /// for inotify(7) when it is removed.
+    inode: u64,
     /// Bytes; always at the beginning of a record.
     offset: u64,
     /// The stream whose line was printed without its end so far.
@@ -88,6 +118,7 @@ impl Reader<'_> {
         let what = AddWatchFlags::IN_MODIFY
             | AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_ONLYDIR
             | AddWatchFlags::IN_DELETE_SELF;
         match inotify.add_watch(self.folder, what) {
@@ -102,15 +133,15 @@ impl Reader<'_> {
         if events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)) {
             self.print_all()?;
         }
-        let mut changed: Vec<u32> = Vec::new();
-        for event in events {
-            let Some(number) = event.name.as_deref().and_then(generation) else { continue };
-            if event.mask.contains(AddWatchFlags::IN_DELETE) {
-                // Should there be another file of this name, what was printed of the old one says nothing about it.
-                self.tails.remove(&number);
-            }
-            changed.push(number);
+        for event in events.iter().filter(|event| event.mask.contains(AddWatchFlags::IN_DELETE)) {
+            // Should there be another file of this name, what was printed of the old one says nothing about it, even when
+            // it has got the same inode.
+            self.tails
+                .retain(|number, _| event.name.as_deref() != Some(OsStr::new(&format!("{number}.log"))));
         }
+        let mut changed: Vec<u32> = Vec::new();
+        changed.extend(events.iter().filter_map(|event| event.name.as_deref().and_then(generation)));
+        changed.retain(|number| self.only.is_none_or(|only| only == *number));
         changed.sort_unstable();
         changed.dedup();
         for number in changed {
@@ -128,12 +159,34 @@ impl Reader<'_> {
         self.out.flush()
     }
 
-    /// Prints what a generation's file has gained.
+    /// Prints what a generation's output has gained, from one file to the next.
     fn print(&mut self, number: u32) -> io::Result<()> {
-        let Some(mut file) = self.open(number)? else { return Ok(()) };
-        let tail = self.tails.entry(number).or_default();
+        let path = self.folder.join(format!("{number}.log"));
+        loop {
+            // Newest first. A file that has a newer one gets nothing more, so once both are seen its end is its end.
+            let mut files = files(&path)?;
+            let Some(oldest) = files.len().checked_sub(1) else { return Ok(()) };
+            let tail = self.tails.remove(&number);
+            let known =
+                tail.as_ref().and_then(|tail| files.iter().position(|(inode, _)| *inode == tail.inode));
+            let open = tail.as_ref().and_then(|tail| tail.open);
+            // One that is removed was the oldest, so all that there are come after it.
+            let at = known.unwrap_or(oldest);
+            let (inode, mut file) = files.swap_remove(at);
+            let mut tail = tail.filter(|_| known.is_some()).unwrap_or(Tail { inode, offset: 0, open });
+            self.print_file(&mut file, &mut tail)?;
+            if at == 0 {
+                self.tails.insert(number, tail);
+                return Ok(());
+            }
+            self.tails.insert(number, Tail { inode: files[at - 1].0, offset: 0, open: tail.open });
+        }
+    }
+
+    /// Prints what a file has gained.
+    fn print_file(&mut self, file: &mut File, tail: &mut Tail) -> io::Result<()> {
         if file.metadata()?.len() < tail.offset {
-            *tail = Tail::default();
+            (tail.offset, tail.open) = (0, None);
         }
         file.seek(SeekFrom::Start(tail.offset))?;
         let mut kept = Vec::new();
@@ -157,52 +210,61 @@ impl Reader<'_> {
         }
     }
 
-    /// Sets every file to where its share of the last lines of all begins.
+    /// Sets every output to where its share of the last lines of all begins.
     fn skip_to(&mut self, last: usize) -> io::Result<()> {
         let mut wanted = last;
         for number in self.generations()?.into_iter().rev() {
-            let Some(mut file) = self.open(number)? else { continue };
-            let (offset, found) = last_lines_at(&mut file, wanted)?;
-            wanted -= found;
-            self.tails.insert(number, Tail { offset, open: None });
+            let path = self.folder.join(format!("{number}.log"));
+            for (inode, mut file) in files(&path)? {
+                let (offset, found) = last_lines_at(&mut file, wanted)?;
+                wanted -= found;
+                // At the end of an older file begins what the newer one has from its own beginning on.
+                if !self.tails.contains_key(&number) || offset < file.metadata()?.len() {
+                    self.tails.insert(number, Tail { inode, offset, open: None });
+                }
+                if offset > 0 {
+                    break;
+                }
+            }
         }
         Ok(())
     }
 
-    /// The numbers of the generations that have a file, ascending.
+    /// The numbers of the generations that are to be printed, ascending.
     fn generations(&self) -> io::Result<Vec<u32>> {
-        let entries = match fs_err::read_dir(self.folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut numbers = Vec::new();
-        for entry in entries {
-            numbers.extend(generation(&entry?.file_name()));
-        }
-        numbers.sort_unstable();
+        let mut numbers = generations(self.folder)?;
+        numbers.retain(|number| self.only.is_none_or(|only| only == *number));
         Ok(numbers)
-    }
-
-    /// `None` when the file was removed meanwhile.
-    fn open(&self, number: u32) -> io::Result<Option<File>> {
-        match fs_err::File::open(self.folder.join(format!("{number}.log"))) {
-            Ok(file) => Ok(Some(file.into_file())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 }
 
-/// The generation whose output a file of this name is.
-fn generation(name: &std::ffi::OsStr) -> Option<u32> {
-    let digits = name.as_bytes().strip_suffix(b".log")?;
+/// The numbers of the generations that have output, ascending.
+fn generations(folder: &Path) -> io::Result<Vec<u32>> {
+    let mut numbers: Vec<u32> = names(folder)?.iter().filter_map(|name| generation(name)).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    Ok(numbers)
+}
+
+/// The names in a folder; none when there is no folder.
+fn names(folder: &Path) -> io::Result<Vec<OsString>> {
+    let entries = match fs_err::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    entries.map(|entry| Ok(entry?.file_name())).collect()
+}
+
+/// The generation whose output a file of this name is: `7.log`, or one that came before it, `7.log.2`.
+fn generation(name: &OsStr) -> Option<u32> {
+    let (digits, age) = name.to_str()?.split_once(".log")?;
+    let is_number = |digits: &str| digits.parse().ok().filter(|number: &u32| number.to_string() == digits);
     // Not "+1" and not "01", which would be other files.
-    std::str::from_utf8(digits)
-        .ok()?
-        .parse()
-        .ok()
-        .filter(|number: &u32| number.to_string().as_bytes() == digits)
+    if !age.is_empty() {
+        is_number(age.strip_prefix('.')?)?;
+    }
+    is_number(digits)
 }
 
 /// Appends a record as a person reads it.
@@ -269,6 +331,7 @@ mod tests {
     use std::sync::mpsc::{self, Receiver, Sender};
     use std::time::{Duration, Instant};
 
+    use super::super::rotation::rotate;
     use super::super::{Record, encode};
     use super::*;
 
@@ -413,7 +476,7 @@ mod tests {
     ) -> (std::thread::JoinHandle<Result<(), Error>>, Receiver<Vec<u8>>) {
         let (sender, printed) = mpsc::channel();
         let folders = it.folders.clone();
-        let options = Options { follow: true, last: Some(last), timestamps: false };
+        let options = Options { follow: true, last: Some(last), ..Options::default() };
         (std::thread::spawn(move || read(&folders, &options, &mut Out(sender))), printed)
     }
 
@@ -433,6 +496,51 @@ mod tests {
         std::fs::remove_file(it.folders.output(2)).expect("removed");
         it.lines(2, &["anew"]);
         expect(&printed, "anew\n");
+        std::fs::remove_dir_all(it.folder.path()).expect("removed");
+        reader.join().expect("the reader").expect("no error");
+    }
+
+    #[test]
+    fn older_files_come_before_newer_ones_and_a_line_may_go_over_both() {
+        let it = fixture();
+        let out = Stream::Stdout;
+        it.append(1, &[(out, true, "1"), (out, true, "2"), (out, false, "th")]);
+        rotate(&it.folders.output(1), 3).expect("rotate");
+        it.append(1, &[(out, false, "re"), (out, true, "e"), (out, true, "4")]);
+        rotate(&it.folders.output(1), 3).expect("rotate");
+        it.lines(1, &["5"]);
+        it.lines(2, &["6"]);
+        assert_eq!(it.read(Options::default()), "1\n2\nthree\n4\n5\n6\n");
+        for (last, expected) in [(0, ""), (2, "5\n6\n"), (3, "4\n5\n6\n"), (4, "three\n4\n5\n6\n")] {
+            assert_eq!(it.last(last), expected, "the last {last}");
+        }
+        assert_eq!(it.last(5), "2\nthree\n4\n5\n6\n");
+        let of = |generation| Options { generation: Some(generation), ..Options::default() };
+        assert_eq!(it.read(of(2)), "6\n");
+        assert_eq!(it.read(Options { last: Some(1), ..of(1) }), "5\n");
+        match read(&it.folders, &of(3), &mut Vec::new()) {
+            Err(Error::NoOutput { generation: 3, have, .. }) => assert_eq!(have, [1, 2]),
+            other => panic!("{other:?}"),
+        }
+        remove_before(&it.folders, 2).expect("remove");
+        assert_eq!(it.read(Options::default()), "6\n");
+    }
+
+    #[test]
+    fn following_goes_over_rotations_even_when_it_is_late() {
+        let it = fixture();
+        it.lines(1, &["old", "seen"]);
+        let (reader, printed) = following(&it, 1);
+        expect(&printed, "seen\n");
+        let mut expected = String::new();
+        for number in 0..200 {
+            it.lines(1, &[&number.to_string()]);
+            expected += &format!("{number}\n");
+            if number % 3 == 0 {
+                rotate(&it.folders.output(1), 1000).expect("rotate");
+            }
+        }
+        expect(&printed, &expected);
         std::fs::remove_dir_all(it.folder.path()).expect("removed");
         reader.join().expect("the reader").expect("no error");
     }

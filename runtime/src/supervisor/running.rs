@@ -74,7 +74,8 @@ impl Running {
         let journal = folders
             .is_of_host()
             .then(|| Journal::open(&definition.service, &definition.release, definition.generation));
-        let log = LogWriter::open(&folders.output(generation))?.with_journal(journal.flatten());
+        let log =
+            LogWriter::open(&folders.output(generation), definition.log)?.with_journal(journal.flatten());
         let life = Life::new(definition.clone());
         let cgroup = container::cgroup_of(&spec).to_owned();
         Ok(Self {
@@ -219,7 +220,7 @@ impl Running {
         self.record.process = None;
         self.record.started_at_ms = None;
         for (stream, pipe) in self.output.drain(..) {
-            let _ = self.log.drain(stream, pipe.as_fd());
+            let _ = self.log.drain_rest(stream, pipe.as_fd());
         }
         self.log.finish();
         cleared
