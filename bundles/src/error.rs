@@ -191,6 +191,151 @@ pub enum Error {
     },
 
     // ---- registries
+    /// A name without a registry, and there is no default one.
+    #[error("{wanted} names no registry, and there is no default one")]
+    NoRegistry {
+        /// What was asked for.
+        wanted: String,
+    },
+    /// A registry cannot be connected to.
+    #[error("{host} cannot be reached")]
+    Unreachable {
+        /// The host with its port.
+        host: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A registry's certificate is not trusted, or it does not speak TLS.
+    #[error("{host} cannot be trusted")]
+    Untrusted {
+        /// The host with its port.
+        host: String,
+        /// Whether it speaks something else than TLS.
+        is_plain: bool,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A registry stopped sending.
+    #[error("{host} sent nothing for {seconds} s")]
+    Stalled {
+        /// The host with its port.
+        host: String,
+        /// How long it was waited for, in seconds.
+        seconds: f32,
+    },
+    /// A blob broke off and did so again however often it was resumed.
+    #[error("{host} broke off after {bytes} bytes")]
+    BrokeOff {
+        /// The host with its port.
+        host: String,
+        /// How many bytes came.
+        bytes: u64,
+        /// Why.
+        source: io::Error,
+    },
+    /// A registry wants other credentials, or some.
+    #[error("{host} does not let {who} pull {repository}{}", behind_colon(.said))]
+    Denied {
+        /// The host with its port.
+        host: String,
+        /// Whose credentials were shown: "nobody in particular" or where they come from.
+        who: String,
+        /// The name in the registry.
+        repository: String,
+        /// What the registry said.
+        said: String,
+        /// Whether there were credentials.
+        had_credentials: bool,
+    },
+    /// A registry does not have it.
+    #[error("{host} has no {wanted}")]
+    NotInRegistry {
+        /// The host with its port.
+        host: String,
+        /// What was asked for.
+        wanted: String,
+        /// Some tags that there are, when it was a tag that was asked for.
+        have: Vec<String>,
+    },
+    /// A registry answered with an error.
+    #[error("{host} answered {status}{}", behind_colon(.said))]
+    Answered {
+        /// The host with its port.
+        host: String,
+        /// The HTTP status.
+        status: u16,
+        /// What it said.
+        said: String,
+    },
+    /// A registry asked for more patience than there is.
+    #[error("{host} asks to come again in {seconds} s (status {status})")]
+    ComeLater {
+        /// The host with its port.
+        host: String,
+        /// The HTTP status.
+        status: u16,
+        /// How long.
+        seconds: u64,
+    },
+    /// A registry's answer makes no sense.
+    #[error("{host} gave an answer that makes no sense: {reason}")]
+    Nonsense {
+        /// The host with its port.
+        host: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A registry sends one where credentials could be read on the way.
+    #[error("{host} points to {to}, which would be spoken to without TLS")]
+    WithoutTls {
+        /// The host with its port.
+        host: String,
+        /// The other host.
+        to: String,
+    },
+    /// An image in a form that is given up since 2017: its layers have no digests of their own content.
+    #[error("{origin} is an image of Docker's schema 1, which is not supported")]
+    SchemaOne {
+        /// Where it is.
+        origin: String,
+    },
+    /// A file of certificates cannot be used.
+    #[error("the certificates in {path} cannot be used: {reason}", path = .path.display())]
+    NoCertificate {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The system trusts nobody.
+    #[error("this host has no certificates of authorities{reason}")]
+    NoSystemCertificates {
+        /// Why not, beginning with a colon; or empty.
+        reason: String,
+    },
+    /// A file with credentials cannot be understood. What is in it is not shown.
+    #[error("the credentials in {path} cannot be used: {reason}", path = .path.display())]
+    Credentials {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A program that keeps credentials failed.
+    #[error("{program}, which {path} names for {host}, {reason}", path = .path.display())]
+    CredentialProgram {
+        /// The program.
+        program: String,
+        /// The file that names it.
+        path: PathBuf,
+        /// For whom.
+        host: String,
+        /// What is wrong, as in "is not installed".
+        reason: String,
+    },
+    /// Somebody ended it.
+    #[error("interrupted; nothing was changed")]
+    Interrupted,
     /// A blob could not be had from a registry.
     #[error("could not download {blob}")]
     Download {
@@ -478,6 +623,11 @@ pub enum Error {
         /// The limit.
         depth_max: usize,
     },
+}
+
+/// What somebody said, behind a colon; nothing if it was nothing.
+fn behind_colon(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(": {text}") }
 }
 
 impl Error {

@@ -20,6 +20,7 @@ pub mod bundle;
 pub mod digest;
 pub mod error;
 pub mod reference;
+pub mod registry;
 pub mod rootfs;
 pub mod seccomp;
 pub mod store;

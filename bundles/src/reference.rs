@@ -55,6 +55,19 @@ impl Reference {
         join(&self.written_name, self.tag.as_deref(), self.digest.as_ref())
     }
 
+    /// The registry that it was written with: `host:5000`, `localhost`, `docker.io`.
+    pub fn registry(&self) -> Option<&str> {
+        self.written_name.split_once('/').map(|(first, _)| first).filter(|first| is_registry(first))
+    }
+
+    /// The name as it was written, without the registry: `a/b`.
+    pub fn repository(&self) -> &str {
+        match self.registry() {
+            Some(registry) => &self.written_name[registry.len() + 1..],
+            None => &self.written_name,
+        }
+    }
+
     /// This reference with a tag: its own, or else the given one.
     pub(crate) fn with_tag_or(mut self, tag: &str) -> Self {
         if self.tag.is_none() && self.digest.is_none() {

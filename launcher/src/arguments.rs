@@ -70,6 +70,16 @@ pub(crate) enum Command {
             \n  opsrun save keystone:patched -o keystone-patched.tar"
     )]
     Commit(Commit),
+    /// Get an image from a registry
+    #[command(
+        long_about = "Get an image from a registry. A layer that is here already is not downloaded, and what breaks off \
+            is resumed. A name without a registry is one of the default registry in /etc/opsrun/opsrun.toml. \
+            Credentials are those of `docker login` and `podman login`.",
+        after_help = "Examples:\
+            \n  opsrun pull registry.example:5000/openstack/keystone:zed\
+            \n  opsrun pull keystone:zed"
+    )]
+    Pull(Pull),
     /// List the images that are loaded
     #[command(after_help = "Examples:\n  opsrun images\n  opsrun images keystone --json")]
     Images(Images),
@@ -308,6 +318,30 @@ pub(crate) enum ArchiveFormat {
     DockerArchive,
 }
 
+/// `pull`
+#[derive(Debug, Args)]
+pub(crate) struct Pull {
+    /// The image, by tag, by digest, or by both
+    #[arg(value_name = "REFERENCE")]
+    pub image: Reference,
+    /// Name and tag that the image gets, instead of its own
+    #[arg(short, long, value_name = "NAME:TAG")]
+    pub tag: Option<Reference>,
+    #[command(flatten)]
+    pub form: Form,
+}
+
+/// When an image is pulled
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PullWhen {
+    /// When the image is not loaded
+    Missing,
+    /// Each time
+    Always,
+    /// Not at all
+    Never,
+}
+
 /// `images`
 #[derive(Debug, Args)]
 pub(crate) struct Images {
@@ -370,6 +404,10 @@ pub(crate) struct Start {
     /// The service, and perhaps the release of it
     #[arg(value_name = "SERVICE[:RELEASE]")]
     pub service: ServiceRelease,
+    /// Pull the image first: when it is missing, or always
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "missing",
+        default_value = "never", hide_default_value = true)]
+    pub pull: PullWhen,
     #[command(flatten)]
     pub more: More,
 }

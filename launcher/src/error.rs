@@ -137,6 +137,8 @@ pub(crate) enum Error {
         service: String,
         /// The image that was looked for.
         image: String,
+        /// What `pull` could be told, when it is known from where.
+        pull: Option<String>,
     },
     /// The release of a service is not loaded.
     #[error("{service} has no release {release}; loaded: {}", .have.join(", "))]

@@ -49,6 +49,7 @@ pub(crate) fn hint(error: &Error) -> Option<String> {
             "opsrun history {service}; `generations.keep` in its settings says how many are kept"
         )),
         Error::NothingBefore { service, .. } => Some(format!("opsrun history {service}")),
+        Error::NoImage { pull: Some(pull), .. } => Some(format!("opsrun pull {pull}, or opsrun load FILE")),
         Error::NoImage { image, .. } => {
             Some(format!("opsrun load FILE, then `opsrun images` must show {image}"))
         }
@@ -99,6 +100,31 @@ fn bundles(error: &bundles::Error) -> Option<String> {
             "a name looks like keystone:zed or quay.io/openstack.kolla/keystone:2025.1".into()
         }
         E::NoSource { .. } => "name an archive, a folder in OCI layout, or - for standard input".into(),
+        E::Download { source, .. } => return bundles(source),
+        E::NoRegistry { wanted } => format!(
+            "opsrun pull REGISTRY/{wanted}, or default_registry = \"REGISTRY\" in /etc/opsrun/opsrun.toml"
+        ),
+        E::Denied { had_credentials: true, .. } => {
+            "`podman login` or `docker login` with a user who may pull it; the registry can also have no such image"
+                .into()
+        }
+        E::Denied { host, .. } => {
+            format!("podman login {host}, or docker login {host}; the registry can also have no such image")
+        }
+        E::NotInRegistry { have, .. } if !have.is_empty() => format!("there are: {}", have.join(", ")),
+        E::Unreachable { .. } => "check the registry's name and port, and the way to it".into(),
+        E::Stalled { .. } | E::BrokeOff { .. } | E::ComeLater { .. } => {
+            "try again later; [pull] in /etc/opsrun/opsrun.toml says how patient opsrun is".into()
+        }
+        E::Untrusted { host, is_plain: true, .. } | E::WithoutTls { to: host, .. } => format!(
+            "if that is as it should be: insecure = true under [registry.\"{host}\"] in /etc/opsrun/opsrun.toml"
+        ),
+        E::Untrusted { host, .. } => {
+            format!("ca = \"/PATH.pem\" under [registry.\"{host}\"] in /etc/opsrun/opsrun.toml")
+        }
+        E::NoSystemCertificates { .. } => "apt install ca-certificates".into(),
+        E::SchemaOne { .. } => "push it anew with a tool of the last years: skopeo copy".into(),
+        E::CredentialProgram { .. } => "install it, or `podman login`, which needs no such program".into(),
         E::NotAnImage { .. } => {
             "opsrun loads what `docker save`, `podman save`, `buildah push` and `skopeo copy` write".into()
         }

@@ -8,6 +8,7 @@
 //! /run/opsrun/NAME, /run/opsrun/.runs/ID
 //! /var/log/opsrun/NAME              a service's output
 //! /etc/opsrun/NAME.toml             what the operator changed of the catalogue
+//! /etc/opsrun/opsrun.toml           what the operator says about registries
 //! /opt/NAME/{conf,log,lib,volumes}  the service's own
 //! ```
 
@@ -137,6 +138,11 @@ impl Layout {
     /// What the operator changed of the catalogue for this service.
     pub(crate) fn settings(&self, name: &ServiceName) -> PathBuf {
         self.at("etc/opsrun").join(format!("{name}.toml"))
+    }
+
+    /// What the operator says about registries.
+    pub(crate) fn registries(&self) -> PathBuf {
+        self.at("etc/opsrun/opsrun.toml")
     }
 
     /// The service's own folders.

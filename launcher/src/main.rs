@@ -21,6 +21,7 @@ mod one_shot;
 mod own_folders;
 mod prepare;
 mod print;
+mod registries;
 mod release;
 mod secrets;
 mod service_name;
@@ -72,6 +73,7 @@ fn perform(command: Command) -> Result<Exit, Error> {
         Command::Load(arguments) => commands::load::load(&layout, arguments),
         Command::Commit(arguments) => commands::commit::commit(&layout, arguments),
         Command::Save(arguments) => commands::save::save(&layout, &arguments),
+        Command::Pull(arguments) => commands::pull::pull(&layout, arguments),
         Command::Images(arguments) => commands::images::images(&layout, &arguments),
         Command::Rmi(arguments) => commands::rmi::rmi(&layout, &arguments),
         Command::Prune(arguments) => commands::prune::prune(&layout, &arguments),

@@ -97,7 +97,7 @@ fn choose(
     let (service, image) = (service.to_owned(), image_name.to_owned());
     let loaded = |release: &str| releases.iter().any(|loaded| loaded == release);
     let release = match (wanted.typed, wanted.last) {
-        _ if releases.is_empty() => return Err(Error::NoImage { service, image }),
+        _ if releases.is_empty() => return Err(Error::NoImage { service, image, pull: None }),
         (Some(typed), _) if loaded(typed) => typed.to_owned(),
         (Some(typed), _) => {
             return Err(Error::NoRelease { service, release: typed.to_owned(), have: releases });

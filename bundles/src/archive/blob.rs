@@ -35,7 +35,6 @@ pub(crate) enum Blob {
     /// A part of a file.
     Range(FileRange),
     /// What comes from elsewhere.
-    #[expect(dead_code, reason = "for registries")]
     Remote(Arc<dyn Remote>),
 }
 

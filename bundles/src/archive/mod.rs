@@ -23,9 +23,10 @@ mod platform;
 mod spool;
 mod target;
 
-pub(crate) use blob::{Blob, Blobs, Document};
+pub(crate) use blob::{Blob, Blobs, Document, Remote};
 pub(crate) use files::FileRange;
 use files::Files;
+pub(crate) use oci::{INDEXES, MANIFESTS, describe};
 pub use platform::Platform;
 pub(crate) use spool::nameless;
 pub use target::Target;

@@ -86,7 +86,6 @@ pub(super) fn find(files: &Files, platform: &Platform) -> Result<Vec<Found>> {
 }
 
 /// The image for the platform that one manifest, or one index of several, describes.
-#[expect(dead_code, reason = "for registries")]
 pub(crate) fn describe(
     blobs: &dyn Blobs,
     media_type: &str,

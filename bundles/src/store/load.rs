@@ -13,6 +13,7 @@ use crate::archive::{self, Findings, Found, Platform, Source};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::reference::Reference;
+use crate::registry::{self, Conversation, Registries};
 
 impl Store {
     /// Loads all images of an archive, a layout folder or standard input, for one platform. Each blob's digest and
@@ -31,15 +32,59 @@ impl Store {
         let tmp = self.tmp_folder();
         let findings = archive::find(source, &platform, disk::open_folder(&tmp)?)?;
         let names = names(&findings, options)?;
+        self.take(&findings.images, &names, progress)
+    }
+
+    /// Pulls one image from a registry, for one platform. Everything is checked as when it comes from a file; a layer
+    /// that is here already is not asked for. An image that is pulled by its digest alone gets no name.
+    ///
+    /// # Errors
+    /// Those that [`Error`] has for registries, and those of [`Store::load`]; nothing is left behind then.
+    pub fn pull(
+        &self,
+        registries: &Registries,
+        reference: &Reference,
+        options: &LoadOptions,
+        conversation: &Conversation,
+        progress: &mut dyn Progress,
+    ) -> Result<Image> {
+        let platform = options.platform.clone().unwrap_or_else(Platform::host);
+        let located = registries.locate(reference)?;
+        let known = |id: Digest| {
+            let raw = disk::read(&self.image_folder(id).join("config.json")).ok().flatten()?;
+            (Digest::of(&raw) == id).then_some(raw)
+        };
+        let stopped = |error| if conversation.is_stopped() { Error::Interrupted } else { error };
+        let found = registry::find(registries, &located, &platform, conversation, &known).map_err(stopped)?;
+        let names = match &options.tag {
+            Some(tag) if tag.digest.is_some() => {
+                let reason = "a digest cannot be given to an image";
+                return Err(Error::InvalidReference { text: tag.to_string(), reason });
+            }
+            Some(tag) => vec![tag.clone().with_tag_or("latest")],
+            None => found.names.clone(),
+        };
+        let mut images = self.take(&[found], &[names], progress).map_err(stopped)?;
+        images.pop().ok_or_else(|| Error::StoreMissing { path: self.images_folder() })
+    }
+
+    /// Takes images in under their names.
+    fn take(
+        &self,
+        found: &[Found],
+        names: &[Vec<Reference>],
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<Image>> {
+        let tmp = self.tmp_folder();
         let changing = lock::change(&self.lock_file(), progress)?;
         disk::empty(&tmp)?;
         let mut work = Work::new(self);
-        let result = work.take_in(&findings.images, &names, progress);
+        let result = work.take_in(found, names, progress);
         // Whatever became of it.
         let emptied = disk::empty(&tmp);
         result.and(emptied)?;
         let tags = self.tags()?;
-        let ids = findings.images.iter().map(|found| found.id);
+        let ids = found.iter().map(|found| found.id);
         let images = ids.map(|id| {
             let missing = || Error::StoreMissing { path: self.image_folder(id) };
             self.image_of(id, &tags)?.ok_or_else(missing)

@@ -169,13 +169,14 @@ impl Store {
         Ok(images)
     }
 
-    /// The image that a reference means: by its name and tag; by its name alone, if there is a release `latest` or
+    /// The image that a reference means: by its name and tag; by the end of its name, if that is one image's alone; by its name alone, if there is a release `latest` or
     /// only one; by the digest of its configuration or manifest; or by the beginning of its id, at least 4 digits.
     ///
     /// # Errors
     /// [`Error::NoImage`], [`Error::AmbiguousImage`], and what [`Store::images`] has.
     pub fn find(&self, reference: &Reference) -> Result<Image> {
         let tags = self.tags()?;
+        let reference = &tags.spelled_out(reference);
         let id = self.meant(reference, &tags)?;
         // Gone if somebody has just removed it.
         self.image_of(id, &tags)?.ok_or_else(|| no_image(reference, &tags))

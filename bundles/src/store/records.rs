@@ -161,6 +161,26 @@ impl Tags {
         split.filter(|((of, _), _)| *of == name).map(|((_, tag), image)| (tag.to_owned(), image)).collect()
     }
 
+    /// A name without its registry as the whole one, `r.example/os/keystone:zed` for `keystone:zed`, if nothing is
+    /// called just so and only one name ends so.
+    pub(super) fn spelled_out(&self, reference: &Reference) -> Reference {
+        let (short, tag) = (&reference.name, reference.tag.as_deref());
+        let is_whole = short.is_empty() || reference.digest.is_some() || !self.releases_of(short).is_empty();
+        let ends = |name: &str| name.strip_suffix(short.as_str()).is_some_and(|rest| rest.ends_with('/'));
+        let split = self.tags.keys().filter_map(|full| full.rsplit_once(':'));
+        let fitting = split.filter(|(name, known)| ends(name) && tag.is_none_or(|tag| tag == *known));
+        let mut names: Vec<&str> = fitting.map(|(name, _)| name).collect();
+        names.dedup();
+        match names[..] {
+            [only] if !is_whole => match tag {
+                Some(tag) => Reference::tagged(only, tag),
+                None => only.parse(),
+            }
+            .unwrap_or_else(|_| reference.clone()),
+            _ => reference.clone(),
+        }
+    }
+
     /// Lets a name mean an image from now on.
     pub(super) fn insert(&mut self, name: &Reference, image: Digest) {
         self.tags.insert(name.to_string(), Tag { image, written: name.written() });

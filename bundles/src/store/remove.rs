@@ -53,6 +53,7 @@ impl Store {
         // Until nobody is about to use an image without having recorded it.
         let alone = lock::hold_alone(&self.readers_file(), progress)?;
         let mut tags = self.tags()?;
+        let reference = &tags.spelled_out(reference);
         let image = self.meant(reference, &tags)?;
         let names = tags.names_of(image);
         let untagged = match reference.digest {

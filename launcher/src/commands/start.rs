@@ -1,14 +1,16 @@
 //! `start`: prepares a generation of a service, hands it to a supervisor and waits until it is healthy.
 //! It does not know how a container is made.
 
-use bundles::store::Store;
+use bundles::reference::Reference;
+use bundles::store::{Held, Store};
 use runtime::Failure;
 use runtime::client::{self, Started};
 use runtime::history::{Cause, End, History, Kind};
 use runtime::record::{Record, State};
 use runtime::systemd;
 
-use crate::arguments::Start;
+use crate::arguments::{PullWhen, Start};
+use crate::commands::pull;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::generation::Candidate;
@@ -16,6 +18,7 @@ use crate::layout::Layout;
 use crate::prepare::{self, Said};
 use crate::print::progress::LayerBar;
 use crate::print::{self, sentence};
+use crate::registries;
 use crate::release::{self, Release, Wanted};
 use crate::service_name::ServiceName;
 use crate::wishes::Wishes;
@@ -30,11 +33,43 @@ pub(crate) fn start(layout: &Layout, arguments: Start) -> Result<Exit, Error> {
     let last = Record::read(&layout.service(&service))?.map(|record| record.release);
     let said = Said::about(layout, &service)?;
     let store = Store::open(&layout.store())?;
-    // Until the record says that the image is in use.
-    let _held = store.hold_telling(&mut LayerBar::new())?;
     let wanted = Wanted { typed: arguments.service.release.as_deref(), last: last.as_deref() };
-    let release = release::find(&store, &service, said.both.image.as_deref(), wanted)?;
+    let (release, _held) = release_for(layout, &store, &service, &said, wanted, arguments.pull)?;
     new_generation(layout, &service, &release, &said, &arguments.more.into(), Cause::Start)
+}
+
+/// The release to start, pulled where that is wanted, and what keeps it from being removed until the record says that
+/// it is in use.
+fn release_for(
+    layout: &Layout,
+    store: &Store,
+    service: &ServiceName,
+    said: &Said,
+    wanted: Wanted<'_>,
+    pull: PullWhen,
+) -> Result<(Release, Held), Error> {
+    let image_name = said.both.image.as_deref();
+    let registries = registries::read(&layout.registries())?;
+    let tag = wanted.typed.or(wanted.last);
+    let text = [image_name.unwrap_or(service.as_str()), tag.unwrap_or("latest")].join(":");
+    let reference: Reference = text.parse()?;
+    let held = store.hold_telling(&mut LayerBar::new())?;
+    if pull != PullWhen::Always {
+        match release::find(store, service, image_name, wanted) {
+            Ok(release) => return Ok((release, held)),
+            Err(Error::NoImage { .. } | Error::NoRelease { .. }) if pull == PullWhen::Missing => {}
+            Err(Error::NoImage { service, image, .. }) => {
+                // Only where it is known from where.
+                let pull = registries.full_name(&reference).is_ok().then(|| reference.to_string());
+                return Err(Error::NoImage { service, image, pull });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    drop(held);
+    let image = pull::fetch(store, &registries, &reference, None)?;
+    let held = store.hold_telling(&mut LayerBar::new())?;
+    Ok((release::of_image(store, &image, &registries.full_name(&reference)?)?, held))
 }
 
 /// Starts a release in a new generation and says so.

@@ -17,6 +17,7 @@ use crate::exit::Exit;
 use crate::generation::{self, Candidate};
 use crate::layout::Layout;
 use crate::prepare::{self, Said};
+use crate::print::progress::LayerBar;
 use crate::print::{self, sentence};
 use crate::release::{self, Wanted};
 use crate::service_name::ServiceName;
@@ -43,7 +44,7 @@ pub(crate) fn swap(layout: &Layout, arguments: Swap) -> Result<Exit, Error> {
     let said = Said::about(layout, &service)?;
     let store = Store::open(&layout.store())?;
     // Until the record says that the image is in use.
-    let _held = store.hold()?;
+    let _held = store.hold_telling(&mut LayerBar::new())?;
     let wanted = Wanted { typed: Some(&arguments.release), last: None };
     let release = release::find(&store, &service, said.both.image.as_deref(), wanted)?;
     let folders = layout.service(&service);

@@ -2,6 +2,7 @@
 //! It knows nothing of how it was done.
 
 use std::path::Path;
+use std::time::Duration;
 
 use runtime::client::Swapped;
 use runtime::swap::Step;
@@ -74,6 +75,18 @@ pub(crate) fn removed_service(service: &str, kept: Option<&Path>) -> String {
 /// `load`, for each image.
 pub(crate) fn loaded(names: &str, id: &str, size_bytes: u64) -> String {
     format!("{names} is loaded ({id}, {})", bytes(size_bytes))
+}
+
+/// `pull`, when an attempt failed: the next one comes, or there is somebody else to ask.
+pub(crate) fn not_yet(error: &dyn std::error::Error, next_in: Option<Duration>) -> String {
+    let why = match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    match next_in {
+        Some(wait) => format!("{why}; trying again in {:.1} s", wait.as_secs_f32()),
+        None => format!("{why}; asking the next one"),
+    }
 }
 
 /// `load`, after all images.
