@@ -103,7 +103,9 @@ impl Resuming {
                 self.body.insert(body)
             }
         };
-        let count = body.read(buffer).map_err(|error| self.session.broken(self.session.host(), error))?;
+        let (session, at) = (&self.session, self.at);
+        let count =
+            body.read(buffer).map_err(|error| broke_off(session.broken(session.host(), error), at))?;
         let wrong_size = |found| Error::WrongSize { blob: self.title.clone(), expected: self.bytes, found };
         if count == 0 && self.at < self.bytes {
             let source = io::ErrorKind::UnexpectedEof.into();
@@ -144,11 +146,22 @@ impl Resuming {
         let mut body = response.into_body().into_reader();
         let over = self.at - here;
         let passed = io::copy(&mut (&mut body).take(over), &mut io::sink());
-        let passed = passed.map_err(|error| self.session.broken(self.session.host(), error))?;
+        let passed =
+            passed.map_err(|error| broke_off(self.session.broken(self.session.host(), error), here))?;
         if passed < over {
             let (host, source) = (self.session.host().to_owned(), io::ErrorKind::UnexpectedEof.into());
             return Err(Trouble::Again(Error::BrokeOff { host, bytes: passed, source }, None));
         }
         Ok(body)
+    }
+}
+
+/// Whoever sent something could be reached.
+fn broke_off(trouble: Trouble, bytes: u64) -> Trouble {
+    match trouble {
+        Trouble::Again(Error::Unreachable { host, source }, after) => {
+            Trouble::Again(Error::BrokeOff { host, bytes, source }, after)
+        }
+        other => other,
     }
 }
