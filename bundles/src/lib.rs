@@ -11,6 +11,8 @@
 //! `rootfs` puts an image's layers on top of each other; `bundle` writes how it is to be run, as the user that
 //! `account` finds in it and with the system calls that `seccomp` allows.
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod layer;
 mod tape;
 

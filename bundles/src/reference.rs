@@ -160,6 +160,11 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         );
     }
     check_name(name)?;
+    let is_id = |text: &str| Digest::from_hex(text).is_some() || text.parse::<Digest>().is_ok();
+    // Written without the registry it would mean whatever image has that id; Docker refuses such names too.
+    if is_id(shortest(name)) || is_id(&join(shortest(name), tag, None)) {
+        return Err("without its registry it would be the id of an image");
+    }
     Ok(Reference {
         name: shortest(name).to_owned(),
         tag: tag.map(str::to_owned),
@@ -368,5 +373,17 @@ mod tests {
                 prop_assert!(!reference.name.contains(".."));
             }
         }
+    }
+
+    /// Found by fuzzing: what was a name with its registry was another image's id without it.
+    #[test]
+    fn a_name_that_reads_as_an_id_is_none() {
+        let hex = "a".repeat(64);
+        for text in
+            [format!("docker.io/library/{hex}"), format!("localhost/sha256:{hex}"), format!("{hex}:zed")]
+        {
+            assert!(text.parse::<Reference>().is_err(), "{text}");
+        }
+        assert!(format!("quay.io/{hex}").parse::<Reference>().is_ok());
     }
 }

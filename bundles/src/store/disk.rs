@@ -118,7 +118,7 @@ pub(super) fn digests_in(folder: &Path) -> Result<Vec<Digest>> {
 }
 
 /// Removes all that is in a folder, however deep it is nested: layers come from strangers.
-pub(super) fn empty(path: &Path) -> Result<()> {
+pub(crate) fn empty(path: &Path) -> Result<()> {
     let folder = open_folder(path)?;
     let mut brought_up = 0;
     loop {

@@ -40,6 +40,8 @@ mod unpack;
 
 pub use check::{Broken, Checked, Difference, FILES_NAMED_MAX, Repair, Subject};
 pub use commit::{Changes, CommitOptions, Committed};
+#[cfg(fuzzing)]
+pub(crate) use disk::empty;
 pub use lock::Held;
 pub use prune::Unneeded;
 use records::{ImageRecord, LayerRecord, Tags};
