@@ -41,7 +41,10 @@ impl Swapped {
 
 impl Drop for Swapped {
     fn drop(&mut self) {
-        let _ = self.host.opsrun(["stop", "busybox"]);
+        // Twice: the supervisor of the first one may be told to die in the middle of it.
+        for _ in 0..2 {
+            let _ = self.host.opsrun(["stop", "busybox"]);
+        }
         if !std::thread::panicking() {
             until("nothing is left", || self.host.left_over().is_empty());
         }
