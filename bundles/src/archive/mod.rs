@@ -32,6 +32,9 @@ pub(crate) use spool::nameless;
 pub use target::Target;
 pub(crate) use target::{Fault, Outgoing};
 
+/// An image of more layers cannot be run: overlayfs takes no more (OVL_MAX_STACK in the kernel's fs/overlayfs/params.c).
+const LAYERS_MAX: usize = 500;
+
 /// What to load from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -191,6 +194,11 @@ fn configuration_for(
         configuration.rootfs().diff_ids().iter().map(|text| text.parse()).collect::<Result<_>>()?;
     if diff_ids.is_empty() {
         let reason = format!("{document} names no layers");
+        return Err(Error::NotAnImage { origin: origin.to_owned(), reason });
+    }
+    if diff_ids.len() > LAYERS_MAX {
+        let reason =
+            format!("it has {} layers, and no more than {LAYERS_MAX} can be mounted", diff_ids.len());
         return Err(Error::NotAnImage { origin: origin.to_owned(), reason });
     }
     Ok((configuration, diff_ids))

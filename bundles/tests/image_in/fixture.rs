@@ -273,6 +273,11 @@ impl Place {
         Self::in_folder(temporary.unwrap())
     }
 
+    /// Another store, empty, below the same folder as an earlier one.
+    pub fn beside(other: &Self) -> Self {
+        Self::in_folder(tempfile::tempdir_in(other.temporary.path()).unwrap())
+    }
+
     /// For what is too large to be in memory.
     pub fn on_disk() -> Self {
         Self::in_folder(tempfile::tempdir_in("/var/tmp").unwrap())

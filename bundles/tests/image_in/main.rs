@@ -1,6 +1,7 @@
 //! Images go into a store: from archives of every kind, hostile and damaged ones, and those that other tools write.
 //! Needs root, as the program itself does.
 
+mod corpus;
 mod damage;
 mod fixture;
 mod hostile;
