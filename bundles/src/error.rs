@@ -133,6 +133,14 @@ pub enum Error {
         /// Of what was read.
         found: Digest,
     },
+    /// More would come out than is allowed ([`crate::store::Bounds`]).
+    #[error("{what} is larger than it may be")]
+    TooLarge {
+        /// Which layer, or the archive.
+        what: String,
+        /// The bound, and how it was met.
+        source: crate::store::Excess,
+    },
     /// A layer cannot be decompressed.
     #[error("{layer} cannot be decompressed ({compression})")]
     Decompress {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::archive::{self, Blob, FileRange, FoundLayer, Platform, Source};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::layer::bounds::{Bounds, Meter};
 use crate::{layer, store};
 
 /// An image that was found: its id, and its layers' lengths.
@@ -20,7 +21,7 @@ pub type FoundImage = (Digest, Vec<u64>);
 /// All that loading has for archives.
 pub fn find(source: &Source, spool: OwnedFd) -> Result<Vec<FoundImage>> {
     let platform: Platform = "linux/amd64".parse()?;
-    let findings = archive::find(source, &platform, spool)?;
+    let findings = archive::find(source, &platform, spool, Bounds::default())?;
     let lengths = |layers: &[FoundLayer]| layers.iter().map(|layer| layer.blob.len()).collect();
     Ok(findings.images.iter().map(|image| (image.id, lengths(&image.layers))).collect())
 }
@@ -33,7 +34,7 @@ pub fn unpack(blob: File, diff_id: Digest, into: OwnedFd, trash: OwnedFd, frame:
     let blob = FileRange::rest_of(Arc::new(blob)).map_err(|error| Error::io("look at the layer", error))?;
     let blob = Blob::Range(blob);
     let layer = FoundLayer { title: "layer 1".to_owned(), diff_id, digest: None, compression: None, blob };
-    layer::unpack(&layer, into, trash, frame, &mut ()).map(|_| ())
+    layer::unpack(&layer, into, trash, frame, &Meter::new(Bounds::default()), &mut |_| ()).map(|_| ())
 }
 
 /// Removes all that is in a folder, as the store does.

@@ -1,6 +1,7 @@
 //! The command line: one definition that gives the parser, the help, the manual pages and the completions.
 //! It knows nothing of what the commands do.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use bundles::reference::Reference;
@@ -8,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::limits::Limits;
+use crate::limits_value::Size;
 use crate::mounts::Volume;
 use crate::service_name::{ServiceName, ServiceRelease, parse_release};
 use crate::since::Since;
@@ -269,7 +271,20 @@ pub(crate) struct Load {
     #[arg(short, long, value_name = "NAME:TAG")]
     pub tag: Option<Reference>,
     #[command(flatten)]
+    pub bounds: BoundsTyped,
+    #[command(flatten)]
     pub form: Form,
+}
+
+/// How much may come out of an image.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct BoundsTyped {
+    /// Unpack no more than this, all layers together [default: 100g, or as /etc/opsrun/opsrun.toml says]
+    #[arg(long, value_name = "SIZE")]
+    pub max_unpacked: Option<Size>,
+    /// Unpack no layer to more than so many times its compressed size [default: 200, or as that file says]
+    #[arg(long, value_name = "TIMES")]
+    pub max_ratio: Option<NonZeroU64>,
 }
 
 /// `commit`
@@ -327,6 +342,8 @@ pub(crate) struct Pull {
     /// Name and tag that the image gets, instead of its own
     #[arg(short, long, value_name = "NAME:TAG")]
     pub tag: Option<Reference>,
+    #[command(flatten)]
+    pub bounds: BoundsTyped,
     #[command(flatten)]
     pub form: Form,
 }

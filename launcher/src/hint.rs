@@ -3,6 +3,8 @@
 
 use std::io;
 
+use bundles::store::Excess;
+
 use crate::error::{Access, Error};
 use crate::layout::ROOT_VARIABLE;
 
@@ -96,6 +98,12 @@ fn bundles(error: &bundles::Error) -> Option<String> {
     let hint = match error {
         E::Io { source, .. } | E::EntryRefused { source, .. } => return system(source),
         E::DiskFull { .. } => DISK_FULL.into(),
+        E::TooLarge { source: Excess::Unpacked { .. }, .. } => {
+            "if you trust it: the same with a larger --max-unpacked, or max_unpacked in /etc/opsrun/opsrun.toml".into()
+        }
+        E::TooLarge { source: Excess::Ratio { .. }, .. } => {
+            "if you trust it: the same with a larger --max-ratio, or max_ratio in /etc/opsrun/opsrun.toml".into()
+        }
         E::InvalidReference { .. } => {
             "a name looks like keystone:zed or quay.io/openstack.kolla/keystone:2025.1".into()
         }

@@ -1,4 +1,4 @@
-//! What the operator says about registries: the form of `/etc/opsrun/opsrun.toml`.
+//! What the operator says about images and registries: the form of `/etc/opsrun/opsrun.toml`.
 //! It speaks to no registry.
 //!
 //! ```toml
@@ -9,6 +9,10 @@
 //! mirrors = ["mirror.example/openstack"]   # asked first, in this order
 //! insecure = false                         # true: spoken to without TLS, as otherwise only the loopback is
 //!
+//! [images]
+//! max_unpacked = "100g"                    # no load unpacks more
+//! max_ratio = 200                          # nor a layer of more than so many times its compressed size
+//!
 //! [pull]
 //! connect_timeout = "10s"
 //! stall_timeout = "30s"                    # how long a registry may send nothing
@@ -18,13 +22,17 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bundles::registry::{AuthFiles, Host, Patience, Place, Registries};
+use bundles::store::Bounds;
 use serde::{Deserialize, Deserializer};
 
+use crate::arguments::BoundsTyped;
 use crate::error::Error;
+use crate::limits_value::Size;
 use crate::settings;
 use crate::time_span::TimeSpan;
 
@@ -34,7 +42,15 @@ struct File {
     #[serde(deserialize_with = "read_place")]
     default_registry: Option<Place>,
     registry: BTreeMap<String, One>,
+    images: Images,
     pull: Pull,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Images {
+    max_unpacked: Option<Size>,
+    max_ratio: Option<NonZeroU64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -56,17 +72,34 @@ struct Pull {
     backoff_max: Option<TimeSpan>,
 }
 
-/// Reads the file; the defaults where there is none.
+/// How much may come out of images: what was typed over what the file says over the defaults.
 ///
 /// # Errors
 /// [`Error::Settings`] naming the line, [`Error::Io`].
-pub(crate) fn read(path: &Path) -> Result<Registries, Error> {
+pub(crate) fn bounds(path: &Path, typed: BoundsTyped) -> Result<Bounds, Error> {
+    let said = read_file(path)?.images;
+    let usual = Bounds::default();
+    Ok(Bounds {
+        unpacked_bytes: typed.max_unpacked.or(said.max_unpacked).map_or(usual.unpacked_bytes, Size::bytes),
+        ratio: typed.max_ratio.or(said.max_ratio).map_or(usual.ratio, NonZeroU64::get),
+    })
+}
+
+fn read_file(path: &Path) -> Result<File, Error> {
     let text = match fs_err::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(Error::io("read what is said of registries", error)),
     };
-    let file: File = settings::parse_toml(&text, path)?;
+    settings::parse_toml(&text, path)
+}
+
+/// Reads the file; the defaults where there is none.
+///
+/// # Errors
+/// [`Error::Settings`] naming the line, [`Error::Io`].
+pub(crate) fn read(path: &Path) -> Result<Registries, Error> {
+    let file = read_file(path)?;
     let usual = Patience::default();
     let span = |said: Option<TimeSpan>, usual: Duration| match said {
         Some(span) => Duration::from_millis(span.ms),

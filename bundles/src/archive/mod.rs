@@ -12,6 +12,7 @@ use oci_spec::image::ImageConfiguration;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::layer::bounds::Bounds;
 use crate::layer::compression::{self, Compression};
 use crate::reference::Reference;
 
@@ -112,7 +113,12 @@ pub(crate) struct Findings {
 
 /// Opens an archive and finds its images for a platform. What has to be kept to be read again goes into a nameless
 /// file in the folder `spool`.
-pub(crate) fn find(source: &Source, platform: &Platform, spool: impl AsFd) -> Result<Findings> {
+pub(crate) fn find(
+    source: &Source,
+    platform: &Platform,
+    spool: impl AsFd,
+    bounds: Bounds,
+) -> Result<Findings> {
     let origin = source.origin();
     let files = match source {
         Source::Folder(path) => Files::folder(path.clone(), origin.clone()),
@@ -121,13 +127,13 @@ pub(crate) fn find(source: &Source, platform: &Platform, spool: impl AsFd) -> Re
                 io::ErrorKind::NotFound => Error::NoSource { path: path.clone() },
                 _ => Error::io(format!("open {origin}"), error),
             })?;
-            Files::archive(seekable(file, spool, &origin)?, origin.clone())?
+            Files::archive(seekable(file, spool, &origin, bounds)?, origin.clone())?
         }
         Source::Stdin => {
             let stdin = io::stdin();
             let file = stdin.as_fd().try_clone_to_owned();
             let file = file.map_err(|error| Error::io("read standard input", error))?;
-            Files::archive(seekable(file.into(), spool, &origin)?, origin.clone())?
+            Files::archive(seekable(file.into(), spool, &origin, bounds)?, origin.clone())?
         }
     };
     let images = if files.has(oci::INDEX)? && files.has(oci::LAYOUT)? {
@@ -145,7 +151,7 @@ pub(crate) fn find(source: &Source, platform: &Platform, spool: impl AsFd) -> Re
 }
 
 /// The archive as a file that can be read from anywhere: itself where it is a plain file, else a copy of it.
-fn seekable(file: File, spool: impl AsFd, origin: &str) -> Result<FileRange> {
+fn seekable(file: File, spool: impl AsFd, origin: &str, bounds: Bounds) -> Result<FileRange> {
     let failed = |error: io::Error| Error::io(format!("read {origin}"), error);
     let whole = if file.metadata().map_err(failed)?.is_file() {
         FileRange::rest_of(Arc::new(file)).map_err(failed)?
@@ -159,7 +165,7 @@ fn seekable(file: File, spool: impl AsFd, origin: &str) -> Result<FileRange> {
     let there = whole.read_at_most(&mut first).map_err(failed)?;
     match compression::by_magic(&first[..there]) {
         Ok(Compression::Plain) => Ok(whole),
-        Ok(packed) => spool::unpack(whole, packed, spool.as_fd(), origin),
+        Ok(packed) => spool::unpack(whole, packed, spool.as_fd(), origin, bounds),
         Err(other) => Err(Error::NotAnImage {
             origin: origin.to_owned(),
             reason: format!("it is compressed with {other}, which is not supported"),

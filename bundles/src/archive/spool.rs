@@ -5,11 +5,13 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::files::FileRange;
 use crate::error::{Error, Result};
+use crate::layer::bounds::{self, Bounds, Counting, Meter};
 use crate::layer::compression::{self, Compression};
 
 const PART_BYTES: usize = 256 << 10;
@@ -25,12 +27,15 @@ pub(super) fn unpack(
     packed: Compression,
     folder: BorrowedFd,
     origin: &str,
+    bounds: Bounds,
 ) -> Result<FileRange> {
-    let mut source = compression::reader(BufReader::with_capacity(PART_BYTES, whole), packed);
-    copy(&mut source, folder, origin, |source| Error::Decompress {
-        layer: origin.to_owned(),
-        compression: packed.name(),
-        source,
+    let counted = AtomicU64::new(0);
+    let whole = Counting { inner: BufReader::with_capacity(PART_BYTES, whole), counted: &counted };
+    let meter = Meter::new(bounds);
+    let mut source = meter.measure(compression::reader(whole, packed), &counted);
+    copy(&mut source, folder, origin, |source| match bounds::excess(&source) {
+        Some(source) => Error::TooLarge { what: origin.to_owned(), source },
+        None => Error::Decompress { layer: origin.to_owned(), compression: packed.name(), source },
     })
 }
 

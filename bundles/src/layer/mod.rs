@@ -10,6 +10,7 @@
 //! Nothing is believed before both hashes are right, so what is written must be harmless until then: it lies below
 //! one folder, and every path is resolved by the kernel as if that were the root.
 
+pub(crate) mod bounds;
 pub(crate) mod changes;
 pub(crate) mod compression;
 mod folder;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use crate::archive::FoundLayer;
 use crate::error::{Error, Result};
+use bounds::Meter;
 use stream::Verdict;
 use unpack::Trouble;
 
@@ -50,6 +52,7 @@ pub(crate) fn unpack(
     into: OwnedFd,
     trash: OwnedFd,
     frame: &File,
+    meter: &Meter,
     advanced: &mut dyn FnMut(u64),
 ) -> Result<Unpacked> {
     let mut first = [0; compression::MAGIC_BYTES];
@@ -69,7 +72,7 @@ pub(crate) fn unpack(
         }
     };
     let (outcome, verdict) =
-        stream::run(blob, compression, advanced, |stream| unpack::entries(stream, into, trash, frame));
+        stream::run(blob, compression, meter, advanced, |stream| unpack::entries(stream, into, trash, frame));
     judge(layer, outcome, verdict)
 }
 
@@ -104,6 +107,11 @@ fn judge(layer: &FoundLayer, outcome: Result<Unpacked, Trouble>, verdict: Verdic
             Error::Io { source, .. } => Error::EntryRefused { layer: title(), entry, doing, source },
             full => full,
         });
+    }
+    let read = verdict.blob.as_ref().err();
+    let decoded = verdict.undecodable.as_ref().map(|(_, error)| error);
+    if let Some(excess) = read.or(decoded).and_then(bounds::excess) {
+        return Err(Error::TooLarge { what: title(), source: excess });
     }
     let blob = verdict.blob.map_err(|source| not_read(layer, source))?;
     if let Some(expected) = layer.digest.filter(|expected| *expected != blob) {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use super::bounds::{Counting, Meter};
 use super::compression::{self, Compression};
 use crate::digest::{Digest, Hasher, Hashing};
 use crate::tape::Skip;
@@ -48,6 +49,7 @@ pub(super) struct Stream<'a> {
 pub(super) fn run<T, E: Hopeless>(
     blob: impl Read + Send,
     compression: Compression,
+    meter: &Meter,
     advanced: &mut dyn FnMut(u64),
     consume: impl FnOnce(&mut Stream) -> Result<T, E>,
 ) -> (Result<T, E>, Verdict) {
@@ -58,7 +60,7 @@ pub(super) fn run<T, E: Hopeless>(
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let producer =
-            scope.spawn(|| produce(blob, compression, parts_in, Free { parts: free, made: 0 }, &stop));
+            scope.spawn(|| produce(blob, compression, meter, parts_in, Free { parts: free, made: 0 }, &stop));
         let hashing = scope.spawn(|| hash(used_out, free_in));
         let mut stream = Stream { parts, used, part: Vec::new(), at: 0, advanced };
         let outcome = consume(&mut stream);
@@ -126,6 +128,7 @@ type Produced = (io::Result<Option<Digest>>, Option<(&'static str, io::Error)>);
 fn produce(
     blob: impl Read + Send,
     compression: Compression,
+    meter: &Meter,
     parts: Sender<Part>,
     mut free: Free,
     stop: &AtomicBool,
@@ -135,14 +138,15 @@ fn produce(
     let counted = AtomicU64::new(0);
     if compression == Compression::Plain {
         let blob = BufReader::with_capacity(PART_BYTES, blob);
-        let result = pump(&mut Counting { inner: blob, counted: &counted }, &counted, &parts, &mut free);
+        let counting = Counting { inner: blob, counted: &counted };
+        let result = pump(&mut meter.measure(counting, &counted), &counted, &parts, &mut free);
         return (result.map(|()| None), None);
     }
     let mut source = BufReader::with_capacity(PART_BYTES, Hashing::new(blob));
     let result = {
         let counting = Counting { inner: &mut source, counted: &counted };
-        let mut decoder = compression::reader(counting, compression);
-        pump(&mut decoder, &counted, &parts, &mut free)
+        let decoder = compression::reader(counting, compression);
+        pump(&mut meter.measure(decoder, &counted), &counted, &parts, &mut free)
     };
     drop(parts);
     // Whatever is wrong with its content, whether the blob is the right one at all says more.
@@ -195,31 +199,6 @@ fn pump(
         if parts.send(part).is_err() || end? {
             return Ok(());
         }
-    }
-}
-
-/// Counts what a decoder takes.
-struct Counting<'a, S> {
-    inner: S,
-    counted: &'a AtomicU64,
-}
-
-impl<S: BufRead> Read for Counting<'_, S> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.counted.fetch_add(count as u64, Ordering::Relaxed);
-        Ok(count)
-    }
-}
-
-impl<S: BufRead> BufRead for Counting<'_, S> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.inner.fill_buf()
-    }
-
-    fn consume(&mut self, bytes: usize) {
-        self.inner.consume(bytes);
-        self.counted.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 

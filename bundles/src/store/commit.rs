@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::load::Work;
-use super::{Image, Progress, Store, disk, lock};
+use super::{Bounds, Image, Progress, Store, disk, lock};
 use crate::archive::{self, Blob, FileRange, Found, FoundLayer};
 use crate::digest::{Digest, Hashing};
 use crate::error::{Error, Result};
@@ -106,7 +106,7 @@ impl Store {
             Some(_) => {
                 let mut work = Work::new(self);
                 work.committed = Some(committed);
-                work.take_in(&[found], &[vec![name]], progress)
+                work.take_in(&[found], &[vec![name]], Bounds::none(), progress)
             }
         });
         let emptied = disk::empty(&tmp);

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::commit::Committed;
 use super::records::{ImageRecord, LayerRecord, Tags};
 use super::unpack::{self, Job};
-use super::{Image, LoadOptions, Progress, Store, disk, lock};
+use super::{Bounds, Image, LoadOptions, Progress, Store, disk, lock};
 use crate::archive::{self, Findings, Found, Platform, Source};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -30,9 +30,9 @@ impl Store {
         let platform = options.platform.clone().unwrap_or_else(Platform::host);
         // Standard input may be slow, so it is read before others have to wait.
         let tmp = self.tmp_folder();
-        let findings = archive::find(source, &platform, disk::open_folder(&tmp)?)?;
+        let findings = archive::find(source, &platform, disk::open_folder(&tmp)?, options.bounds)?;
         let names = names(&findings, options)?;
-        self.take(&findings.images, &names, progress)
+        self.take(&findings.images, &names, options.bounds, progress)
     }
 
     /// Pulls one image from a registry, for one platform. Everything is checked as when it comes from a file; a layer
@@ -64,7 +64,7 @@ impl Store {
             Some(tag) => vec![tag.clone().with_tag_or("latest")],
             None => found.names.clone(),
         };
-        let mut images = self.take(&[found], &[names], progress).map_err(stopped)?;
+        let mut images = self.take(&[found], &[names], options.bounds, progress).map_err(stopped)?;
         images.pop().ok_or_else(|| Error::StoreMissing { path: self.images_folder() })
     }
 
@@ -73,13 +73,14 @@ impl Store {
         &self,
         found: &[Found],
         names: &[Vec<Reference>],
+        bounds: Bounds,
         progress: &mut dyn Progress,
     ) -> Result<Vec<Image>> {
         let tmp = self.tmp_folder();
         let changing = lock::change(&self.lock_file(), progress)?;
         disk::empty(&tmp)?;
         let mut work = Work::new(self);
-        let result = work.take_in(found, names, progress);
+        let result = work.take_in(found, names, bounds, progress);
         // Whatever became of it.
         let emptied = disk::empty(&tmp);
         result.and(emptied)?;
@@ -135,6 +136,7 @@ impl<'a> Work<'a> {
         &mut self,
         found: &[Found],
         names: &[Vec<Reference>],
+        bounds: Bounds,
         progress: &mut dyn Progress,
     ) -> Result<()> {
         for folder in [self.layers_folder(), self.images_folder(), self.folder.join("trash")] {
@@ -151,7 +153,7 @@ impl<'a> Work<'a> {
             self.layers.push(layer.diff_id);
             jobs.push(Job { index, layer });
         }
-        unpack::all(&jobs, count, &self.folder, progress)?;
+        unpack::all(&jobs, count, &self.folder, bounds, progress)?;
         let mut tags = self.store.tags()?;
         for (image, names) in found.iter().zip(names) {
             self.describe(image)?;

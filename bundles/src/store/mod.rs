@@ -38,6 +38,7 @@ mod remove;
 mod save;
 mod unpack;
 
+pub use crate::layer::bounds::{Bounds, Excess};
 pub use check::{Broken, Checked, Difference, FILES_NAMED_MAX, Repair, Subject};
 pub use commit::{Changes, CommitOptions, Committed};
 #[cfg(fuzzing)]
@@ -106,6 +107,8 @@ pub struct LoadOptions {
     pub tag: Option<Reference>,
     /// The platform for which to load; the host's if not given.
     pub platform: Option<Platform>,
+    /// How much may come out of the layers.
+    pub bounds: Bounds,
 }
 
 /// Hears how far a load is, in the thread that loads. Several layers can be unpacked at once: the next one can begin

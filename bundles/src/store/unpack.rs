@@ -15,6 +15,7 @@ use crate::archive::FoundLayer;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layer;
+use crate::layer::bounds::{Bounds, Meter};
 use crate::layer::inventory::{self, Contents};
 
 /// More would only wait for the disk, and each takes some MiB of memory.
@@ -38,11 +39,18 @@ enum Event {
 }
 
 /// Unpacks layers, each into `folder/layers/HEX`. Of several errors that of the lowest layer is given.
-pub(super) fn all(jobs: &[Job], count: usize, folder: &Path, progress: &mut dyn Progress) -> Result<()> {
+pub(super) fn all(
+    jobs: &[Job],
+    count: usize,
+    folder: &Path,
+    bounds: Bounds,
+    progress: &mut dyn Progress,
+) -> Result<()> {
     let at_once = thread::available_parallelism().map_or(1, usize::from).min(AT_ONCE_MAX).min(jobs.len());
     let crew = Crew {
         jobs,
         folder,
+        meter: Meter::new(bounds),
         next: AtomicUsize::new(0),
         stop: AtomicBool::new(false),
         failed: Mutex::default(),
@@ -113,6 +121,7 @@ fn write_early(disk: &OwnedFd, folder: &Path, wanted: &Receiver<()>) -> Result<(
 struct Crew<'a> {
     jobs: &'a [Job<'a>],
     folder: &'a Path,
+    meter: Meter,
     next: AtomicUsize,
     stop: AtomicBool,
     failed: Mutex<Option<(usize, Error)>>,
@@ -126,7 +135,7 @@ impl Crew<'_> {
             let Some(Job { index, layer }) = self.jobs.get(at) else { return };
             // OK to fail, here and below: who watches stays until all are done.
             let _ = events.send(Event::Began(at));
-            let unpacked = unpack(self.folder, *index, layer, &mut |bytes| {
+            let unpacked = unpack(self.folder, *index, layer, &self.meter, &mut |bytes| {
                 let _ = events.send(Event::Advanced(bytes));
             });
             match unpacked {
@@ -150,7 +159,13 @@ pub(super) fn folder_of(folder: &Path, diff_id: Digest) -> PathBuf {
     folder.join("layers").join(diff_id.hex())
 }
 
-fn unpack(work: &Path, index: usize, layer: &FoundLayer, advanced: &mut dyn FnMut(u64)) -> Result<()> {
+fn unpack(
+    work: &Path,
+    index: usize,
+    layer: &FoundLayer,
+    meter: &Meter,
+    advanced: &mut dyn FnMut(u64),
+) -> Result<()> {
     let folder = folder_of(work, layer.diff_id);
     // Of its own, since several layers can throw away what has the same name.
     let (root, trash) = (folder.join("root"), work.join("trash").join(index.to_string()));
@@ -161,7 +176,7 @@ fn unpack(work: &Path, index: usize, layer: &FoundLayer, advanced: &mut dyn FnMu
     let frame = File::options().read(true).write(true).create_new(true).open(&frame);
     let frame = frame.map_err(|error| Error::io(format!("write {}", folder.display()), error))?;
     let (into, aside) = (disk::open_folder(&root)?, disk::open_folder(&trash)?);
-    let unpacked = layer::unpack(layer, into, aside, &frame, advanced)?;
+    let unpacked = layer::unpack(layer, into, aside, &frame, meter, advanced)?;
     let files = list_files(&root, &unpacked.contents, &folder.join(LayerRecord::FILES))?;
     LayerRecord::new(layer.diff_id, unpacked.bytes, unpacked.entries, files, unpacked.frame).write(&folder)
 }

@@ -5,6 +5,7 @@
 
 use std::error::Error as _;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
@@ -487,9 +488,17 @@ fn packed(media_type: &str, plain: &[u8], bytes: Vec<u8>) -> Vec<u8> {
     archive_of(&layout.finish())
 }
 
+/// As small as gzip can make it: a thousandth, of zeros.
+fn tightly(data: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
 fn streams() -> Vec<Case> {
     let plain = tar_of([Item::file("a", "x")]);
     let (first, second) = plain.split_at(512);
+    let bomb = tar_of([Item::file("zeros", vec![0; 80 << 20])]);
     let half = |bytes: Vec<u8>| bytes[..bytes.len() / 2].to_vec();
     vec![
         case(
@@ -524,6 +533,13 @@ fn streams() -> Vec<Case> {
         ),
         case("gzip that says it is plain", packed(PLAIN, &plain, gzip(&plain)), Refused("should be plain")),
         case("zstd that says it is gzip", packed(GZIP, &plain, zstd(&plain)), Refused("should be gzip")),
+        case("a gzip bomb", packed(GZIP, &bomb, tightly(&bomb)), Refused("times as many")),
+        case("a zstd bomb", packed(ZSTD, &bomb, zstd(&bomb)), Refused("times as many")),
+        case(
+            "a bomb of a whole archive",
+            tightly(&image(std::slice::from_ref(&bomb))),
+            Refused("times as many"),
+        ),
         case("an empty gzip", packed(GZIP, &plain, Vec::new()), Refused("should be gzip")),
     ]
 }

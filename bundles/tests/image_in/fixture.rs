@@ -293,7 +293,11 @@ impl Place {
     }
 
     pub fn load_file(&self, path: &Path) -> Result<Vec<Image>> {
-        let amd64 = LoadOptions { platform: Some("linux/amd64".parse().unwrap()), tag: None };
+        let amd64 = LoadOptions {
+            platform: Some("linux/amd64".parse().unwrap()),
+            tag: None,
+            ..LoadOptions::default()
+        };
         self.store.load(&Source::of(path)?, &amd64, &mut ())
     }
 

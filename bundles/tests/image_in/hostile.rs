@@ -5,6 +5,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::slice;
 
 use bundles::Error;
+use bundles::archive::Source;
+use bundles::store::{Bounds, Excess, LoadOptions};
 
 use crate::fixture::{Item, Place, archive_of, docker_files, layout_of, listing, tar_of};
 
@@ -196,4 +198,26 @@ fn archives_whose_documents_point_outside() {
     nested.insert("index.json".to_owned(), index.into_bytes());
     let error = Place::new().refuse(&archive_of(&nested));
     assert!(matches!(error, Error::Document { .. } | Error::InvalidDigest { .. }), "{error:?}");
+}
+
+/// All layers of a load count together, and what was allowed is loaded.
+#[test]
+fn no_more_is_unpacked_than_is_allowed() {
+    let place = Place::new();
+    let layers: Vec<Vec<u8>> = ["a", "b"].map(|name| tar_of([Item::file(name, vec![7; 300_000])])).to_vec();
+    let path = place.path("archive.tar");
+    fs::write(&path, archive_of(&layout_of("test:1", &layers))).unwrap();
+    let load = |unpacked_bytes| {
+        let bounds = Bounds { unpacked_bytes, ..Bounds::default() };
+        let platform = Some("linux/amd64".parse().unwrap());
+        place.store.load(&Source::of(&path).unwrap(), &LoadOptions { tag: None, platform, bounds }, &mut ())
+    };
+    let clean = place.listing();
+    let error = load(500_000).expect_err("too much");
+    assert!(
+        matches!(error, Error::TooLarge { source: Excess::Unpacked { bound: 500_000 }, .. }),
+        "{error:?}"
+    );
+    assert_eq!(place.listing(), clean);
+    load(700_000).unwrap();
 }

@@ -182,6 +182,7 @@ fn an_index_of_several_platforms() {
         let options = LoadOptions {
             tag: Some("keystone:zed".parse().unwrap()),
             platform: Some(platform.parse().unwrap()),
+            ..LoadOptions::default()
         };
         place.store.load(&Source::of(place.path("flat.tar"))?, &options, &mut ())
     };
@@ -201,7 +202,8 @@ fn a_foreign_image_is_refused() {
     let files = docker_files(&[(&["keystone:zed"], &layers())]);
     let place = Place::new();
     fs::write(place.path("archive.tar"), archive_of(&files)).unwrap();
-    let options = LoadOptions { tag: None, platform: Some("linux/arm64".parse().unwrap()) };
+    let options =
+        LoadOptions { tag: None, platform: Some("linux/arm64".parse().unwrap()), ..LoadOptions::default() };
     let error = place.store.load(&Source::of(place.path("archive.tar")).unwrap(), &options, &mut ());
     assert!(matches!(error, Err(Error::OtherPlatform { have, .. }) if have == ["linux/amd64"]));
 }

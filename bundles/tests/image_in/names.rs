@@ -17,7 +17,7 @@ fn layer(content: &str) -> Vec<u8> {
 fn load_as(place: &Place, archive: &[u8], tag: &str) -> Result<Vec<Image>> {
     let path = place.path("archive.tar");
     fs::write(&path, archive).unwrap();
-    let options = LoadOptions { tag: Some(tag.parse()?), platform: None };
+    let options = LoadOptions { tag: Some(tag.parse()?), platform: None, ..LoadOptions::default() };
     place.store.load(&Source::of(path)?, &options, &mut ())
 }
 

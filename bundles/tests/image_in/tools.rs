@@ -83,7 +83,8 @@ impl Tools {
 }
 
 fn load(place: &Place, path: &Path, tag: Option<&str>) -> Image {
-    let options = LoadOptions { tag: tag.map(|tag| tag.parse().unwrap()), platform: None };
+    let options =
+        LoadOptions { tag: tag.map(|tag| tag.parse().unwrap()), platform: None, ..LoadOptions::default() };
     let images = place.store.load(&Source::of(path).unwrap(), &options, &mut ()).unwrap();
     assert_eq!(images.len(), 1);
     images.into_iter().next().unwrap()

@@ -13,6 +13,7 @@ use crate::listing::{Loaded, VERSION};
 use crate::print::amount::short_id;
 use crate::print::progress::LayerBar;
 use crate::print::{self, sentence};
+use crate::registries;
 
 /// Loads every image of an archive.
 ///
@@ -20,8 +21,9 @@ use crate::print::{self, sentence};
 /// [`Error::Bundles`]; nothing half-made is left in the store.
 pub(crate) fn load(layout: &Layout, arguments: Load) -> Result<Exit, Error> {
     let source = Source::of(&arguments.source)?;
+    let bounds = registries::bounds(&layout.registries(), arguments.bounds)?;
     let store = Store::open(&layout.store())?;
-    let options = LoadOptions { tag: arguments.tag, platform: None };
+    let options = LoadOptions { tag: arguments.tag, platform: None, bounds };
     let mut bar = LayerBar::new();
     let images = store.load(&source, &options, &mut bar)?;
     let unpacked = bar.unpacked;

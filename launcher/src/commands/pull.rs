@@ -3,7 +3,7 @@
 
 use bundles::reference::Reference;
 use bundles::registry::{Conversation, Registries};
-use bundles::store::{Image, LoadOptions, Store};
+use bundles::store::{Bounds, Image, LoadOptions, Store};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::arguments::Pull;
@@ -24,7 +24,8 @@ use crate::registries;
 pub(crate) fn pull(layout: &Layout, arguments: Pull) -> Result<Exit, Error> {
     let registries = registries::read(&layout.registries())?;
     let store = Store::open(&layout.store())?;
-    let image = fetch(&store, &registries, &arguments.image, arguments.tag)?;
+    let bounds = registries::bounds(&layout.registries(), arguments.bounds)?;
+    let image = fetch(&store, &registries, &arguments.image, arguments.tag, bounds)?;
     if arguments.form.json {
         let sharing = Sharing::of(&store.images()?);
         print::json(&Loaded { version: VERSION, images: vec![sharing.describe(&image)] })?;
@@ -41,11 +42,12 @@ pub(crate) fn fetch(
     registries: &Registries,
     reference: &Reference,
     tag: Option<Reference>,
+    bounds: Bounds,
 ) -> Result<Image, Error> {
     let conversation =
         Conversation::telling(|error, next_in| print::note(&sentence::not_yet(error, next_in)));
     let interruptions = Interruptions::passed_to(&conversation)?;
-    let options = LoadOptions { tag, platform: None };
+    let options = LoadOptions { tag, platform: None, bounds };
     let mut bar = LayerBar::new();
     let result = store.pull(registries, reference, &options, &conversation, &mut bar);
     let unpacked = bar.unpacked;

@@ -9,7 +9,7 @@ use runtime::history::{Cause, End, History, Kind};
 use runtime::record::{Record, State};
 use runtime::systemd;
 
-use crate::arguments::{PullWhen, Start};
+use crate::arguments::{BoundsTyped, PullWhen, Start};
 use crate::commands::pull;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -67,7 +67,8 @@ fn release_for(
         }
     }
     drop(held);
-    let image = pull::fetch(store, &registries, &reference, None)?;
+    let bounds = registries::bounds(&layout.registries(), BoundsTyped::default())?;
+    let image = pull::fetch(store, &registries, &reference, None, bounds)?;
     let held = store.hold_telling(&mut LayerBar::new())?;
     Ok((release::of_image(store, &image, &registries.full_name(&reference)?)?, held))
 }
