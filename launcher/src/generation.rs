@@ -233,6 +233,11 @@ pub(crate) fn read(generation: &Path) -> Option<Made> {
     })
 }
 
+/// What was wished for with a generation; nothing when its folder is gone.
+pub(crate) fn wishes(folders: &ServiceFolders, generation: u32) -> Wishes {
+    read(&folders.generation(generation)).map_or_else(Wishes::default, |made| made.wishes)
+}
+
 /// What a generation of a service was made with.
 ///
 /// # Errors

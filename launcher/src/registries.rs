@@ -36,9 +36,10 @@ use crate::limits_value::Size;
 use crate::settings;
 use crate::time_span::TimeSpan;
 
+/// What the file says.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct File {
+pub(crate) struct File {
     #[serde(deserialize_with = "read_place")]
     default_registry: Option<Place>,
     registry: BTreeMap<String, One>,
@@ -72,20 +73,11 @@ struct Pull {
     backoff_max: Option<TimeSpan>,
 }
 
-/// How much may come out of images: what was typed over what the file says over the defaults.
+/// Reads the file; the defaults where there is none.
 ///
 /// # Errors
 /// [`Error::Settings`] naming the line, [`Error::Io`].
-pub(crate) fn bounds(path: &Path, typed: BoundsTyped) -> Result<Bounds, Error> {
-    let said = read_file(path)?.images;
-    let usual = Bounds::default();
-    Ok(Bounds {
-        unpacked_bytes: typed.max_unpacked.or(said.max_unpacked).map_or(usual.unpacked_bytes, Size::bytes),
-        ratio: typed.max_ratio.or(said.max_ratio).map_or(usual.ratio, NonZeroU64::get),
-    })
-}
-
-fn read_file(path: &Path) -> Result<File, Error> {
+pub(crate) fn read(path: &Path) -> Result<File, Error> {
     let text = match fs_err::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -94,31 +86,39 @@ fn read_file(path: &Path) -> Result<File, Error> {
     settings::parse_toml(&text, path)
 }
 
-/// Reads the file; the defaults where there is none.
-///
-/// # Errors
-/// [`Error::Settings`] naming the line, [`Error::Io`].
-pub(crate) fn read(path: &Path) -> Result<Registries, Error> {
-    let file = read_file(path)?;
-    let usual = Patience::default();
-    let span = |said: Option<TimeSpan>, usual: Duration| match said {
-        Some(span) => Duration::from_millis(span.ms),
-        None => usual,
-    };
-    let patience = Patience {
-        connect: span(file.pull.connect_timeout, usual.connect),
-        stall: span(file.pull.stall_timeout, usual.stall),
-        attempts: file.pull.attempts.unwrap_or(usual.attempts),
-        backoff_first: span(file.pull.backoff_first, usual.backoff_first),
-        backoff_max: span(file.pull.backoff_max, usual.backoff_max),
-    };
-    let host = |one: One| Host { insecure: one.insecure, ca: one.ca, mirrors: one.mirrors };
-    Ok(Registries {
-        default: file.default_registry,
-        hosts: file.registry.into_iter().map(|(name, one)| (name, host(one))).collect(),
-        patience,
-        credentials: AuthFiles::of_environment(),
-    })
+impl File {
+    /// How much may come out of images: what was typed over what the file says over the defaults.
+    pub(crate) fn bounds(&self, typed: BoundsTyped) -> Bounds {
+        let (said, usual) = (&self.images, Bounds::default());
+        let unpacked_bytes = typed.max_unpacked.or(said.max_unpacked);
+        Bounds {
+            unpacked_bytes: unpacked_bytes.map_or(usual.unpacked_bytes, Size::bytes),
+            ratio: typed.max_ratio.or(said.max_ratio).map_or(usual.ratio, NonZeroU64::get),
+        }
+    }
+
+    /// The registries, how long one waits for them, and what they are told of who asks.
+    pub(crate) fn registries(self) -> Registries {
+        let usual = Patience::default();
+        let span = |said: Option<TimeSpan>, usual: Duration| match said {
+            Some(span) => Duration::from_millis(span.ms),
+            None => usual,
+        };
+        let patience = Patience {
+            connect: span(self.pull.connect_timeout, usual.connect),
+            stall: span(self.pull.stall_timeout, usual.stall),
+            attempts: self.pull.attempts.unwrap_or(usual.attempts),
+            backoff_first: span(self.pull.backoff_first, usual.backoff_first),
+            backoff_max: span(self.pull.backoff_max, usual.backoff_max),
+        };
+        let host = |one: One| Host { insecure: one.insecure, ca: one.ca, mirrors: one.mirrors };
+        Registries {
+            default: self.default_registry,
+            hosts: self.registry.into_iter().map(|(name, one)| (name, host(one))).collect(),
+            patience,
+            credentials: AuthFiles::of_environment(),
+        }
+    }
 }
 
 fn place<E: serde::de::Error>(text: &str) -> Result<Place, E> {
@@ -142,7 +142,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("opsrun.toml");
         fs_err::write(&path, text).unwrap();
-        read(&path).map_err(|error| error.to_string().replace(&folder.path().display().to_string(), "…"))
+        let read = read(&path).map(File::registries);
+        read.map_err(|error| error.to_string().replace(&folder.path().display().to_string(), "…"))
     }
 
     #[test]

@@ -165,9 +165,7 @@ pub fn stop(folders: &ServiceFolders) -> Result<Stopped, Error> {
     match control::connect(&folders.control()) {
         Ok(stream) => {
             let mut supervisor = Conversation::new(stream);
-            let said = supervisor.say(&Command::Stop);
-            said.map_err(|error| Error::Io { doing: "talk to the supervisor", source: error })?;
-            match hear(&mut supervisor, folders)? {
+            match ask(&mut supervisor, &Command::Stop, folders)? {
                 Answer::Stopped => Ok(stopped(began)),
                 other => Err(refusal(other, folders)),
             }
@@ -209,9 +207,7 @@ pub fn update(
         .map_err(|_| Error::NotRunning { service: folders.name().to_owned() })?;
     let mut supervisor = Conversation::new(stream);
     let command = Command::Update { limits: limits.clone(), annotations: annotations.clone() };
-    let said = supervisor.say(&command);
-    said.map_err(|error| Error::Io { doing: "talk to the supervisor", source: error })?;
-    match hear(&mut supervisor, folders)? {
+    match ask(&mut supervisor, &command, folders)? {
         Answer::Updated { changed } => Ok(changed),
         Answer::Refused(source) => Err(Error::NotUpdated { service: folders.name().to_owned(), source }),
         other => Err(refusal(other, folders)),
@@ -263,12 +259,12 @@ pub fn swap(
         soak_ms: milliseconds(request.soak),
         start_timeout_ms: request.start_timeout.map(milliseconds),
     };
-    let said = supervisor.say(&command);
-    said.map_err(|error| Error::Io { doing: "talk to the supervisor", source: error })?;
+    let mut answer = ask(&mut supervisor, &command, folders)?;
     loop {
-        return match hear(&mut supervisor, folders)? {
+        return match answer {
             Answer::Step(step) => {
                 on(step);
+                answer = hear(&mut supervisor, folders)?;
                 continue;
             }
             Answer::Swapped { pid, gap_ms } => {

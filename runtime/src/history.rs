@@ -12,7 +12,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Failure};
+use crate::events::By;
 use crate::folders::ServiceFolders;
 use crate::replace::replace_private_file;
 
@@ -185,24 +185,14 @@ impl Person {
     /// Whoever runs this process.
     #[must_use]
     pub fn of_this_process() -> Self {
-        Self::new(nix::unistd::getuid().as_raw(), std::env::var("SUDO_USER").ok())
+        Self::of(&By::this_process()).expect("OK because a process has a user")
     }
 
-    /// Who is at the other end of a socket, as the kernel says; `None` when it does not.
-    pub(crate) fn at_other_end(socket: impl AsFd) -> Option<Self> {
-        let peer = rustix::net::sockopt::socket_peercred(socket).ok()?;
-        let environment = std::fs::read(format!("/proc/{}/environ", peer.pid.as_raw_nonzero()));
-        let sudo_user = environment.ok().and_then(|all| {
-            let found =
-                all.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(b"SUDO_USER="));
-            found.and_then(|name| String::from_utf8(name.to_vec()).ok())
-        });
-        Some(Self::new(peer.uid.as_raw(), sudo_user))
-    }
-
-    fn new(uid: u32, sudo_user: Option<String>) -> Self {
-        let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
-        Self { uid, user: user.map(|user| user.name), sudo_user: sudo_user.filter(|name| !name.is_empty()) }
+    /// The person that something goes back to; `None` when it is nobody, or not known.
+    pub(crate) fn of(by: &By) -> Option<Self> {
+        let By::Operator { uid, user, sudo_user, .. } = by else { return None };
+        let sudo_user = sudo_user.clone().filter(|name| !name.is_empty());
+        Some(Self { uid: *uid, user: user.clone(), sudo_user })
     }
 }
 

@@ -21,7 +21,7 @@ use crate::registries;
 /// [`Error::Bundles`]; nothing half-made is left in the store.
 pub(crate) fn load(layout: &Layout, arguments: Load) -> Result<Exit, Error> {
     let source = Source::of(&arguments.source)?;
-    let bounds = registries::bounds(&layout.registries(), arguments.bounds)?;
+    let bounds = registries::read(&layout.registries())?.bounds(arguments.bounds);
     let store = Store::open(&layout.store())?;
     let options = LoadOptions { tag: arguments.tag, platform: None, bounds };
     let mut bar = LayerBar::new();

@@ -22,9 +22,9 @@ use crate::registries;
 /// # Errors
 /// [`Error::Bundles`]; nothing half-made is left in the store. [`Error::Settings`].
 pub(crate) fn pull(layout: &Layout, arguments: Pull) -> Result<Exit, Error> {
-    let registries = registries::read(&layout.registries())?;
+    let said = registries::read(&layout.registries())?;
+    let (bounds, registries) = (said.bounds(arguments.bounds), said.registries());
     let store = Store::open(&layout.store())?;
-    let bounds = registries::bounds(&layout.registries(), arguments.bounds)?;
     let image = fetch(&store, &registries, &arguments.image, arguments.tag, bounds)?;
     if arguments.form.json {
         let sharing = Sharing::of(&store.images()?);

@@ -18,7 +18,6 @@ use crate::prepare::{self, Said};
 use crate::print::progress::LayerBar;
 use crate::print::{self, sentence};
 use crate::release::{self, Release};
-use crate::wishes::Wishes;
 
 /// Restarts a service. Everything that can be wrong with the new generation before it runs is found while the old one
 /// still serves.
@@ -34,10 +33,7 @@ pub(crate) fn restart(layout: &Layout, arguments: ServiceOnly) -> Result<Exit, E
     let store = Store::open(&layout.store())?;
     let _held = store.hold_telling(&mut LayerBar::new())?;
     let release = same_image(&store, &before)?;
-    let wishes: Wishes = match generation::read(&folders.generation(before.generation)) {
-        Some(made) => made.wishes,
-        None => Wishes::default(),
-    };
+    let wishes = generation::wishes(&folders, before.generation);
     if !status.alive && status.supervisor.is_none() {
         return new_generation(layout, &service, &release, &said, &wishes, Cause::Restart);
     }

@@ -49,7 +49,8 @@ fn release_for(
     pull: PullWhen,
 ) -> Result<(Release, Held), Error> {
     let image_name = said.both.image.as_deref();
-    let registries = registries::read(&layout.registries())?;
+    let said = registries::read(&layout.registries())?;
+    let (bounds, registries) = (said.bounds(BoundsTyped::default()), said.registries());
     let tag = wanted.typed.or(wanted.last);
     let text = [image_name.unwrap_or(service.as_str()), tag.unwrap_or("latest")].join(":");
     let reference: Reference = text.parse()?;
@@ -67,7 +68,6 @@ fn release_for(
         }
     }
     drop(held);
-    let bounds = registries::bounds(&layout.registries(), BoundsTyped::default())?;
     let image = pull::fetch(store, &registries, &reference, None, bounds)?;
     let held = store.hold_telling(&mut LayerBar::new())?;
     Ok((release::of_image(store, &image, &registries.full_name(&reference)?)?, held))
@@ -111,11 +111,16 @@ pub(crate) fn serve(layout: &Layout, service: &ServiceName, candidate: Candidate
             return Err(error.into());
         }
     };
+    keep(candidate);
+    Ok(started)
+}
+
+/// Keeps a generation that serves.
+pub(crate) fn keep(candidate: Candidate) {
     if let Err(error) = candidate.keep() {
         // The service is up, so the command has done what it was asked for.
         print::warning(&format!("{error}"));
     }
-    Ok(started)
 }
 
 /// Says that a service is healthy.

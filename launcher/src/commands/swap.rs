@@ -12,6 +12,7 @@ use runtime::{status, systemd};
 
 use crate::arguments::Swap;
 use crate::commands::look;
+use crate::commands::start::keep;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::generation::{self, Candidate};
@@ -22,7 +23,6 @@ use crate::print::{self, sentence};
 use crate::release::{self, Wanted};
 use crate::service_name::ServiceName;
 use crate::time_span::TimeSpan;
-use crate::wishes::Wishes;
 
 /// How long a swap may take and is watched.
 #[derive(Debug, Clone, Copy)]
@@ -47,9 +47,7 @@ pub(crate) fn swap(layout: &Layout, arguments: Swap) -> Result<Exit, Error> {
     let _held = store.hold_telling(&mut LayerBar::new())?;
     let wanted = Wanted { typed: Some(&arguments.release), last: None };
     let release = release::find(&store, &service, said.both.image.as_deref(), wanted)?;
-    let folders = layout.service(&service);
-    let wishes = generation::read(&folders.generation(before.generation))
-        .map_or_else(Wishes::default, |made| made.wishes);
+    let wishes = generation::wishes(&layout.service(&service), before.generation);
     let candidate = prepare::generation(layout, &service, &release, &said, &wishes)?;
     if candidate.is_like(before.generation)? {
         print::note(&sentence::nothing_to_swap(service.as_str(), &before.release, before.generation));
@@ -101,6 +99,13 @@ pub(crate) fn replace(
         soak: Duration::from_millis(patience.soak.ms),
         start_timeout: patience.timeout.map(|timeout| Duration::from_millis(timeout.ms)),
     };
+    let neither = |source: Error, back: Error| Error::NeitherServes {
+        service: service.to_string(),
+        wanted: wanted.clone(),
+        before: before.release.clone(),
+        source: Box::new(source),
+        back: Box::new(back),
+    };
     let mut on = |step| {
         if let Some(text) = sentence::swap_step(service.as_str(), &wanted, &before.release, step) {
             print::note(&text);
@@ -115,7 +120,7 @@ pub(crate) fn replace(
         Err(runtime::Error::CandidateFailed { service, source, output, gap, back: Some(back) }) => {
             let source = runtime::Error::CandidateFailed { service, source, output, gap, back: None };
             let back = runtime::Error::Supervisor { service: folders.name().to_owned(), source: back };
-            return Err(neither(service_and(&wanted, before), source.into(), back.into()));
+            return Err(neither(source.into(), back.into()));
         }
         Err(error @ runtime::Error::CandidateFailed { .. }) => error,
         Err(error @ (runtime::Error::SupervisorGone { .. } | runtime::Error::SwapCancelled { .. })) => {
@@ -129,7 +134,7 @@ pub(crate) fn replace(
                 return Ok(seen_to_serve(&folders));
             }
             if let Err(back) = back {
-                return Err(neither(service_and(&wanted, before), error.into(), back));
+                return Err(neither(error.into(), back));
             }
             error
         }
@@ -138,7 +143,7 @@ pub(crate) fn replace(
     match status::probe(&folders) {
         Ok(Ok(())) => Err(Error::WentBack {
             service: service.to_string(),
-            wanted,
+            wanted: wanted.clone(),
             serves: before.release.clone(),
             generation: before.generation,
             source: Box::new(failure.into()),
@@ -148,26 +153,9 @@ pub(crate) fn replace(
                 service: service.to_string(),
                 source: runtime::Failure::new(reason),
             };
-            Err(neither(service_and(&wanted, before), failure.into(), back.into()))
+            Err(neither(failure.into(), back.into()))
         }
-        Err(back) => Err(neither(service_and(&wanted, before), failure.into(), back.into())),
-    }
-}
-
-/// Who was to be replaced by what.
-type Names<'a> = (&'a str, &'a Record);
-
-fn service_and<'a>(wanted: &'a str, before: &'a Record) -> Names<'a> {
-    (wanted, before)
-}
-
-fn neither((wanted, before): Names<'_>, source: Error, back: Error) -> Error {
-    Error::NeitherServes {
-        service: before.service.clone(),
-        wanted: wanted.to_owned(),
-        before: before.release.clone(),
-        source: Box::new(source),
-        back: Box::new(back),
+        Err(back) => Err(neither(failure.into(), back.into())),
     }
 }
 
@@ -180,13 +168,6 @@ fn supervise_again(folders: &ServiceFolders) -> Result<(), Error> {
         // Another command was faster.
         Ok(_) | Err(runtime::Error::AlreadyRunning { .. } | runtime::Error::Busy { .. }) => Ok(()),
         Err(error) => Err(error.into()),
-    }
-}
-
-fn keep(candidate: Candidate) {
-    if let Err(error) = candidate.keep() {
-        // The service is up, so the command has done what it was asked for.
-        print::warning(&format!("{error}"));
     }
 }
 

@@ -139,7 +139,7 @@ impl Supervisor {
 
     /// Has systemd keep the outputs of the container that is being made.
     pub(super) fn keep_output(&mut self, generation: u32) {
-        let Some(running) = self.both().find(|running| running.generation() == generation) else { return };
+        let Some(running) = self.get(generation) else { return };
         let Some(unit) = &self.unit else { return };
         for (stream, pipe) in &running.output {
             if let Some((_, name)) = OUTPUTS.iter().find(|(known, _)| known == stream) {

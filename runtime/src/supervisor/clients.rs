@@ -87,9 +87,7 @@ impl Supervisor {
             }
             (Command::Stop, Some(_)) => {
                 self.await_by(index, Awaited::Down);
-                let client = self.clients.get(index);
-                let person = client.and_then(|client| Person::at_other_end(&client.conversation.stream));
-                self.ending = Some(End::Stopped { person });
+                self.ending = Some(End::Stopped { person: Person::of(&by) });
                 self.askers.stop = by;
                 self.end_by(Event::Stop);
                 None

@@ -278,6 +278,10 @@ impl Supervisor {
         [&mut self.active, &mut self.other].into_iter().flatten()
     }
 
+    fn get(&self, generation: u32) -> Option<&Running> {
+        self.both().find(|running| running.generation() == generation)
+    }
+
     fn of(&mut self, generation: u32) -> Option<&mut Running> {
         self.both_mut().find(|running| running.generation() == generation)
     }

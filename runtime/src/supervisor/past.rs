@@ -20,16 +20,9 @@ impl Supervisor {
         self.noted(noted);
     }
 
-    /// Whether the generation has served at all, as far as the history tells.
-    pub(super) fn has_served(&self, generation: u32) -> bool {
-        let past = History::of(&self.folders).read().ok();
-        let entry = past.as_ref().and_then(|past| past.entry(generation));
-        entry.is_some_and(|entry| entry.runs.iter().any(|run| run.began_at_ms.is_some()))
-    }
-
     /// The generation has come to its end, if it has.
     pub(super) fn note_end(&mut self, generation: u32) {
-        let Some(running) = self.both().find(|running| running.generation() == generation) else { return };
+        let Some(running) = self.get(generation) else { return };
         let reason = || running.life.last_failure().cloned().unwrap_or_else(|| Failure::new("it ended"));
         let end = match running.life.state() {
             _ if running.life.start_failed() => End::NeverHealthy { reason: reason() },

@@ -22,6 +22,8 @@ pub(super) struct Swapping {
     swap: Swap,
     old: u32,
     candidate: u32,
+    /// Whether the candidate has been the active generation.
+    served: bool,
     /// The candidate's last words.
     output: Vec<String>,
     began_at_ms: u64,
@@ -57,6 +59,7 @@ impl Supervisor {
             swap: Swap::new(way, soak_ms),
             old,
             candidate,
+            served: false,
             output: Vec::new(),
             began_at_ms: now_unix_ms(),
             soak_until: None,
@@ -70,7 +73,7 @@ impl Supervisor {
     }
 
     pub(super) fn already_swapping(&self) -> Error {
-        let candidate = self.swap.as_ref().and_then(|swap| self.of_number(swap.candidate));
+        let candidate = self.swap.as_ref().and_then(|swap| self.get(swap.candidate));
         let release = candidate.map(|running| running.definition.release.clone()).unwrap_or_default();
         Error::Swapping { service: self.folders.name().to_owned(), release }
     }
@@ -119,6 +122,9 @@ impl Supervisor {
             Action::Commit => {
                 mem::swap(&mut self.active, &mut self.other);
                 self.write_record();
+                if let Some(swap) = &mut self.swap {
+                    swap.served = true;
+                }
                 self.note_ended(old, End::Replaced { by: candidate });
                 self.note_serving(candidate);
             }
@@ -172,8 +178,8 @@ impl Supervisor {
     }
 
     fn end_swap(&mut self, verdict: Verdict) {
-        let Some(Swapping { output, old, candidate, .. }) = self.swap.take() else { return };
-        self.tell_verdict(old, candidate, &verdict);
+        let Some(Swapping { output, old, candidate, served, .. }) = self.swap.take() else { return };
+        self.tell_verdict(old, candidate, served, &verdict);
         if self.other.as_ref().is_some_and(|other| other.life.is_over()) {
             self.other = None;
         }
@@ -195,7 +201,7 @@ impl Supervisor {
     }
 
     /// How the swap ended, as events and in the history.
-    fn tell_verdict(&mut self, old: u32, candidate: u32, verdict: &Verdict) {
+    fn tell_verdict(&mut self, old: u32, candidate: u32, served: bool, verdict: &Verdict) {
         let (kind, failure) = match verdict {
             Verdict::Swapped { gap_ms } => (Kind::Swapped { from: old, gap_ms: *gap_ms }, None),
             Verdict::WentBack { failure, gap_ms } => {
@@ -216,7 +222,6 @@ impl Supervisor {
         let of = if matches!(verdict, Verdict::Swapped { .. }) { candidate } else { old };
         self.tell_of(of, kind, By::Opsrun {});
         if let Some(reason) = failure.cloned() {
-            let served = self.has_served(candidate);
             let end = if served { End::WentBack { reason } } else { End::NeverHealthy { reason } };
             self.note_ended(candidate, end);
         }
@@ -230,7 +235,7 @@ impl Supervisor {
         let swap = self.swap.as_ref()?;
         let committed = swap.swap.is_committed();
         let generation = if committed { swap.old } else { swap.candidate };
-        let running = self.of_number(generation);
+        let running = self.get(generation);
         Some(record::Swapping {
             way: swap.swap.way(),
             other: if committed { Other::Previous } else { Other::Candidate },
@@ -239,10 +244,6 @@ impl Supervisor {
             process: running.and_then(|running| running.record.process.clone()),
             began_at_ms: swap.began_at_ms,
         })
-    }
-
-    fn of_number(&self, generation: u32) -> Option<&Running> {
-        self.both().find(|running| running.generation() == generation)
     }
 }
 

@@ -155,7 +155,7 @@ impl Supervisor {
             // The service is another supervisor's by now.
             return;
         }
-        let entry = match self.both().find(|running| running.generation() == generation) {
+        let entry = match self.get(generation) {
             Some(running) => entry(&running.record, kind, by),
             None => entry_without_record(self.folders.name(), kind, by),
         };
