@@ -407,6 +407,13 @@ pub(crate) struct Swap {
     pub service: ServiceName,
     /// The release to run: the image's tag
     pub release: String,
+    #[command(flatten)]
+    pub terms: Terms,
+}
+
+/// On which terms one generation takes another's place.
+#[derive(Debug, Args)]
+pub(crate) struct Terms {
     /// How long the new generation is watched before the old one is given up
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub soak: TimeSpan,

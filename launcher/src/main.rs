@@ -23,6 +23,7 @@ mod prepare;
 mod print;
 mod registries;
 mod release;
+mod replacement;
 mod secrets;
 mod service_name;
 mod settings;

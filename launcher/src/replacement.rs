@@ -1,0 +1,171 @@
+//! How a prepared generation takes the place of the one that runs, and how its outcome is seen: for `swap` and `rollback`.
+//! It does not know how the supervisor does it, and believes no outcome that it has not seen.
+
+use std::time::Duration;
+
+use runtime::client::{self, SwapRequest};
+use runtime::folders::ServiceFolders;
+use runtime::history::{Cause, Kind};
+use runtime::record::Record;
+use runtime::{status, systemd};
+
+use crate::arguments::Terms;
+use crate::commands::look;
+use crate::commands::start::keep;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::generation::Candidate;
+use crate::layout::Layout;
+use crate::print::{self, sentence};
+use crate::service_name::ServiceName;
+
+/// One generation that is to take another's place.
+pub(crate) struct Replacement<'a> {
+    /// Where everything lies.
+    pub layout: &'a Layout,
+    /// Of which service.
+    pub service: &'a ServiceName,
+    /// What runs.
+    pub before: &'a Record,
+    /// What is to run, prepared: kept when it serves, removed when it does not.
+    pub candidate: Candidate,
+    /// Which command it is for.
+    pub by: Cause,
+    /// The generation that the candidate was made from.
+    pub from: Option<u32>,
+    /// On which terms.
+    pub terms: &'a Terms,
+}
+
+impl Replacement<'_> {
+    /// Replaces what runs, unless it is the same.
+    ///
+    /// # Errors
+    /// [`Error::WentBack`] when the old generation serves, [`Error::NeitherServes`] when it does not; any other: nothing
+    /// has changed.
+    pub(crate) fn perform(self) -> Result<Exit, Error> {
+        let (service, before) = (self.service.as_str(), self.before);
+        if self.candidate.is_like(before.generation)? {
+            print::note(&sentence::nothing_to_swap(service, &before.release, before.generation));
+            return Ok(Exit::Done);
+        }
+        self.candidate.note(Kind::Run, self.by, self.from)?;
+        let outcome = self.switch()?;
+        keep(self.candidate);
+        print::note(&outcome);
+        Ok(seen_to_serve(&self.layout.service(self.service)))
+    }
+
+    /// Has the supervisor do it. What to say when the candidate serves.
+    fn switch(&self) -> Result<String, Error> {
+        let (service, before) = (self.service.as_str(), &self.before.release);
+        let folders = self.layout.service(self.service);
+        let (number, wanted) = (self.candidate.number(), self.candidate.release());
+        let request = SwapRequest {
+            generation: number,
+            soak: Duration::from_millis(self.terms.soak.ms),
+            start_timeout: self.terms.timeout.map(|timeout| Duration::from_millis(timeout.ms)),
+        };
+        let mut on = |step| {
+            if let Some(text) = sentence::swap_step(service, &wanted, before, step) {
+                print::note(&text);
+            }
+        };
+        match client::swap(&folders, &request, &mut on) {
+            Ok(swapped) => Ok(sentence::swapped(service, &wanted, number, &swapped)),
+            Err(runtime::Error::CandidateFailed { service, source, output, gap, back: Some(back) }) => {
+                let source = runtime::Error::CandidateFailed { service, source, output, gap, back: None };
+                let back = runtime::Error::Supervisor { service: folders.name().to_owned(), source: back };
+                Err(self.neither_serves(source.into(), back.into()))
+            }
+            Err(error @ runtime::Error::CandidateFailed { .. }) => Err(self.went_back(error.into())),
+            Err(error @ (runtime::Error::SupervisorGone { .. } | runtime::Error::SwapCancelled { .. })) => {
+                // The record tells which side the swap went to.
+                let back = supervise_again(&folders);
+                if Record::read(&folders)?.is_some_and(|record| record.generation == number) {
+                    print::warning(&error.to_string());
+                    if let Err(back) = back {
+                        // No reason to give up what is on record: whether it serves is seen next.
+                        print::warning(&back.to_string());
+                    }
+                    return Ok(sentence::taken_over(service, &wanted, number));
+                }
+                Err(match back {
+                    Ok(()) => self.went_back(error.into()),
+                    Err(back) => self.neither_serves(error.into(), back),
+                })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The error for a candidate that failed, when the old generation is said to serve: if it is seen to.
+    fn went_back(&self, failure: Error) -> Error {
+        let folders = self.layout.service(self.service);
+        match status::probe(&folders) {
+            Ok(Ok(())) => Error::WentBack {
+                service: self.service.to_string(),
+                wanted: self.candidate.release(),
+                serves: self.before.release.clone(),
+                generation: self.before.generation,
+                source: Box::new(failure),
+            },
+            Ok(Err(reason)) => {
+                let source = runtime::Failure::new(reason);
+                let back = runtime::Error::Supervisor { service: self.service.to_string(), source };
+                self.neither_serves(failure, back.into())
+            }
+            Err(back) => self.neither_serves(failure, back.into()),
+        }
+    }
+
+    fn neither_serves(&self, source: Error, back: Error) -> Error {
+        Error::NeitherServes {
+            service: self.service.to_string(),
+            wanted: self.candidate.release(),
+            before: self.before.release.clone(),
+            source: Box::new(source),
+            back: Box::new(back),
+        }
+    }
+}
+
+/// The record of a service that runs and is supervised, or is from now on.
+///
+/// # Errors
+/// [`Error::NoService`]; [`runtime::Error::NotRunning`].
+pub(crate) fn running(layout: &Layout, service: &ServiceName) -> Result<Record, Error> {
+    let (folders, status) = look(layout, service)?;
+    if status.supervisor.is_some() {
+        return Ok(status.record);
+    }
+    if !status.alive {
+        return Err(runtime::Error::NotRunning { service: service.to_string() }.into());
+    }
+    // It lost its supervisor, and a swap needs one.
+    supervise_again(&folders)?;
+    Ok(look(layout, service)?.1.record)
+}
+
+/// Has a service supervised whose supervisor died; systemd does that by itself.
+fn supervise_again(folders: &ServiceFolders) -> Result<(), Error> {
+    if systemd::keeps(folders) {
+        return Ok(systemd::systemctl("start", folders.name())?);
+    }
+    match client::resume(folders) {
+        // Another command was faster.
+        Ok(_) | Err(runtime::Error::AlreadyRunning { .. } | runtime::Error::Busy { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What was reported is looked at once more, from outside the supervisor.
+fn seen_to_serve(folders: &ServiceFolders) -> Exit {
+    let reason = match status::probe(folders) {
+        Ok(Ok(())) => return Exit::Done,
+        Ok(Err(reason)) => reason,
+        Err(error) => error.to_string(),
+    };
+    print::warning(&sentence::not_seen_to_serve(folders.name(), &reason));
+    Exit::NeitherServes
+}
