@@ -291,6 +291,14 @@ fn memory() -> Fact {
     Fact::new(name, Verdict::Good, detail)
 }
 
+/// What is free to be used without harm, as the kernel reckons it (proc_meminfo(5), `MemAvailable`), and what is free of the
+/// swap space, in bytes; `None` when /proc does not say.
+#[must_use]
+pub fn memory_free_bytes() -> Option<(u64, u64)> {
+    let memory = Meminfo::current().ok()?;
+    Some((memory.mem_available.unwrap_or(memory.mem_free), memory.swap_free))
+}
+
 fn gib(mib: u64) -> String {
     format!("{}.{} GiB", mib / 1024, mib % 1024 * 10 / 1024)
 }

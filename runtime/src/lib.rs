@@ -44,7 +44,7 @@ mod lock;
 pub mod log;
 mod memory;
 mod os;
-mod port;
+pub mod port;
 pub mod record;
 mod replace;
 mod seccomp;
@@ -57,5 +57,6 @@ mod terminal;
 mod title;
 mod trace;
 mod watch;
+pub mod way;
 
 pub use error::{Error, Failure};

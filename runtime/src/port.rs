@@ -1,12 +1,18 @@
 //! Who listens on a TCP port of this network namespace.
-//! It knows nothing of services and their ports.
+//! Of a service it knows which processes are its own; which ports it has is said by who asks.
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::{FDTarget, Process, all_processes};
 use procfs::{ProcError, ProcResult};
+
+use crate::error::Error;
+use crate::folders::ServiceFolders;
+use crate::lock::Lock;
+use crate::record::Record;
 
 /// A process that listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,26 +39,92 @@ impl fmt::Display for Listener {
 /// # Errors
 /// When /proc cannot be read.
 pub fn listener(port: u16) -> io::Result<Option<Listener>> {
-    let sockets = listening_sockets(port).map_err(io::Error::other)?;
-    if sockets.is_empty() {
-        return Ok(None);
+    let mut sockets = sockets(port)?;
+    // One whose holder is seen says more.
+    sockets.sort_by_key(|socket| socket.holders.is_empty());
+    Ok(sockets.first().map(Socket::listener))
+}
+
+/// Who listens on one of the service's ports and is none of its own: neither in the container of a generation of it nor
+/// its supervisor. Each socket is listed with its oldest holder.
+///
+/// # Errors
+/// [`Error::Io`] when /proc cannot be read; those of [`Record::read`].
+pub fn strangers(folders: &ServiceFolders, ports: &[u16]) -> Result<Vec<(u16, Listener)>, Error> {
+    let failed = |error| Error::Io { doing: "look who listens on the service's port", source: error };
+    let record = Record::read(folders)?;
+    let other = record.as_ref().and_then(|record| record.swap.as_ref()?.process.as_ref());
+    let active = record.as_ref().and_then(|record| record.process.as_ref());
+    let cgroups: Vec<PathBuf> =
+        active.into_iter().chain(other).map(|process| PathBuf::from(&process.cgroup)).collect();
+    let supervisor = Lock::holder(&folders.lock()).map_err(failed)?;
+    let is_own = |process: &Process| {
+        Some(process.pid()) == supervisor
+            || cgroup_of(process).is_some_and(|of| cgroups.iter().any(|own| of.starts_with(own)))
+    };
+    let mut found = Vec::new();
+    for &port in ports {
+        let sockets = sockets(port).map_err(failed)?;
+        let strange = sockets.iter().filter(|socket| !socket.holders.iter().any(|(_, it)| is_own(it)));
+        for listener in strange.map(Socket::listener) {
+            // A server has a socket for each family.
+            if !found.contains(&(port, listener.clone())) {
+                found.push((port, listener));
+            }
+        }
     }
-    let mut oldest: Option<(u64, Process)> = None;
+    Ok(found)
+}
+
+/// A listening socket, and who holds it, the oldest first.
+struct Socket {
+    inode: u64,
+    /// With the time of its start.
+    holders: Vec<(u64, Process)>,
+}
+
+impl Socket {
+    fn listener(&self) -> Listener {
+        match self.holders.first() {
+            Some((_, process)) => {
+                Listener { pid: Some(process.pid()), name: process.stat().ok().map(|stat| stat.comm) }
+            }
+            None => Listener { pid: None, name: None },
+        }
+    }
+}
+
+/// The sockets that listen on a port.
+fn sockets(port: u16) -> io::Result<Vec<Socket>> {
+    let inodes = listening_sockets(port).map_err(io::Error::other)?;
+    let mut sockets: Vec<Socket> =
+        inodes.into_iter().map(|inode| Socket { inode, holders: Vec::new() }).collect();
+    if sockets.is_empty() {
+        return Ok(sockets);
+    }
     for process in all_processes().map_err(io::Error::other)? {
         // Processes end while they are looked at.
         let Ok(process) = process else { continue };
         let Ok(stat) = process.stat() else { continue };
-        let older = oldest.as_ref().is_none_or(|(started, _)| stat.starttime < *started);
-        if older && holds(&process, &sockets) {
-            oldest = Some((stat.starttime, process));
+        let Ok(descriptors) = process.fd() else { continue };
+        let held: Vec<u64> = descriptors
+            .flatten()
+            .filter_map(|it| if let FDTarget::Socket(inode) = it.target { Some(inode) } else { None })
+            .collect();
+        for socket in sockets.iter_mut().filter(|socket| held.contains(&socket.inode)) {
+            socket.holders.extend(Process::new(process.pid()).map(|process| (stat.starttime, process)));
         }
     }
-    Ok(Some(match oldest {
-        Some((_, process)) => {
-            Listener { pid: Some(process.pid()), name: process.stat().ok().map(|stat| stat.comm) }
-        }
-        None => Listener { pid: None, name: None },
-    }))
+    for socket in &mut sockets {
+        socket.holders.sort_by_key(|(started, process)| (*started, process.pid()));
+    }
+    Ok(sockets)
+}
+
+/// The process's cgroup below the v2 hierarchy.
+fn cgroup_of(process: &Process) -> Option<PathBuf> {
+    let cgroups = process.cgroups().ok()?;
+    cgroups.into_iter().find(|it| it.hierarchy == 0).map(|it| PathBuf::from(it.pathname))
 }
 
 /// The inodes of the sockets that listen on a port.
@@ -68,11 +140,6 @@ fn without_ipv6(entries: ProcResult<Vec<TcpNetEntry>>) -> ProcResult<Vec<TcpNetE
         Err(ProcError::NotFound(_)) => Ok(Vec::new()),
         other => other,
     }
-}
-
-fn holds(process: &Process, sockets: &[u64]) -> bool {
-    let Ok(descriptors) = process.fd() else { return false };
-    descriptors.flatten().any(|it| matches!(it.target, FDTarget::Socket(inode) if sockets.contains(&inode)))
 }
 
 #[cfg(test)]

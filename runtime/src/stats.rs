@@ -68,6 +68,25 @@ pub fn look(cgroup: &Path) -> Option<Usage> {
     })
 }
 
+/// The memory of a container's processes that is in no file, in bytes: what another one like it is going to need. Where
+/// the host does not count it for the cgroup it is the sum over the processes; `None` when the cgroup is gone.
+#[must_use]
+pub fn anonymous_bytes(cgroup: &Path) -> Option<u64> {
+    let hierarchy = Hierarchy::open().ok()?;
+    let cgroup = hierarchy.at(cgroup);
+    let processes = cgroup.read("cgroup.procs").ok()?;
+    if let Some(counted) = cgroup.read("memory.stat").ok().and_then(|text| keyed(&text, "anon")) {
+        return Some(counted);
+    }
+    let of_process = |pid: &str| {
+        // proc_pid_smaps(5); of what processes share each is given its part.
+        let text = fs_err::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss_Anon:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    };
+    Some(processes.lines().filter_map(of_process).sum::<u64>() * 1024)
+}
+
 /// The sum over all devices of io.stat.
 fn summed(text: &str, key: &str) -> u64 {
     text.split_whitespace().filter_map(|word| word.strip_prefix(key)?.parse::<u64>().ok()).sum()

@@ -9,13 +9,13 @@ use super::telling::Askers;
 use super::{Supervisor, now_unix_ms};
 use crate::control::Answer;
 use crate::crash_point;
-use crate::definition::{Definition, Probe};
 use crate::error::{Error, Failure};
 use crate::events::{By, Kind, causes};
 use crate::history::End;
 use crate::lifecycle::{self, Life, Outcome};
-use crate::record::{self, Other, Way};
+use crate::record::{self, Other};
 use crate::swap::{Action, Event, Swap, Verdict};
+use crate::way;
 
 /// A swap under way, and between whom.
 pub(super) struct Swapping {
@@ -53,7 +53,7 @@ impl Supervisor {
         let old = active.generation();
         let mut running = Running::prepare(&self.folders, candidate)?;
         running.life = Life::on_trial(running.definition.clone(), start_timeout_ms);
-        let way = way(&active.definition, &running.definition);
+        let (way, _) = way::choose(&active.definition, &running.definition);
         self.other = Some(running);
         self.swap = Some(Swapping {
             swap: Swap::new(way, soak_ms),
@@ -245,14 +245,4 @@ impl Supervisor {
             began_at_ms: swap.began_at_ms,
         })
     }
-}
-
-/// Two generations can run at the same time only where neither a port nor the question which of them a probe has met
-/// stands between them.
-fn way(old: &Definition, new: &Definition) -> Way {
-    let apart = |definition: &Definition| {
-        let own = matches!(definition.health.probe, Probe::Runs { .. } | Probe::Command { .. });
-        definition.ports.is_empty() && own
-    };
-    if apart(old) && apart(new) { Way::SideBySide } else { Way::StopFirst }
 }
