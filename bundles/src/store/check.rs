@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::records::{ImageRecord, LayerRecord, Tags};
-use super::{Progress, Store, disk, lock};
+use super::{Progress, Store, disk, lock, stage};
 use crate::archive::parse_configuration;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -114,7 +114,7 @@ impl Store {
             let running = running()?;
             self.take_out(&mut checked.broken, &running)?;
             drop(alone);
-            disk::empty(&self.tmp_folder())?;
+            stage::clear(&self.tmp_folder())?;
         }
         drop(changing);
         Ok(checked)

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::load::Work;
-use super::{Bounds, Image, Progress, Store, disk, lock};
+use super::{Bounds, Image, Progress, Store, disk, lock, stage};
 use crate::archive::{self, Blob, FileRange, Found, FoundLayer};
 use crate::digest::{Digest, Hashing};
 use crate::error::{Error, Result};
@@ -98,18 +98,18 @@ impl Store {
         let found = self.found(image, id, raw, changes)?;
         let changing = lock::change(&self.lock_file(), progress)?;
         let tmp = self.tmp_folder();
-        disk::empty(&tmp)?;
+        stage::clear(&tmp)?;
         let committed = Committed { service: options.service.clone(), image: image.id, name: image.title() };
         // All of it must still be there, and stays while this holds the lock.
         let result = self.image_of(image.id, &self.tags()?).and_then(|there| match there {
             None => Err(Error::NoImage { wanted: image.title(), have: Vec::new() }),
             Some(_) => {
-                let mut work = Work::new(self);
+                let mut work = Work::new(self, &tmp);
                 work.committed = Some(committed);
                 work.take_in(&[found], &[vec![name]], Bounds::none(), progress)
             }
         });
-        let emptied = disk::empty(&tmp);
+        let emptied = stage::clear(&tmp);
         result.and(emptied)?;
         let missing = || Error::StoreMissing { path: self.image_folder(id) };
         let image = self.image_of(id, &self.tags()?)?.ok_or_else(missing);

@@ -1,9 +1,11 @@
 //! Files and folders that are there wholly or not at all, also after a power cut.
 //! Does not know what is in them.
 
+use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -119,11 +121,16 @@ pub(super) fn digests_in(folder: &Path) -> Result<Vec<Digest>> {
 
 /// Removes all that is in a folder, however deep it is nested: layers come from strangers.
 pub(crate) fn empty(path: &Path) -> Result<()> {
+    empty_but(path, &[])
+}
+
+/// As [`empty`], but for what has one of these names.
+pub(super) fn empty_but(path: &Path, spared: &[OsString]) -> Result<()> {
     let folder = open_folder(path)?;
     let mut brought_up = 0;
     loop {
         let before = brought_up;
-        empty_level(&folder, &folder, 0, &mut brought_up)
+        empty_level(&folder, &folder, 0, spared, &mut brought_up)
             .map_err(|error| Error::io(format!("remove what is in {}", path.display()), error))?;
         if before == brought_up {
             return Ok(());
@@ -135,12 +142,14 @@ fn empty_level(
     folder: &OwnedFd,
     top: &OwnedFd,
     depth: usize,
+    spared: &[OsString],
     brought_up: &mut u64,
 ) -> rustix::io::Result<()> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
         let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") && !spared.iter().any(|spared| spared.as_bytes() == name) {
             names.push((entry.file_name().to_owned(), entry.file_type()));
         }
     }
@@ -163,7 +172,7 @@ fn empty_level(
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let below = rustix::fs::openat(folder, &name, flags, Mode::empty())?;
-        empty_level(&below, top, depth + 1, brought_up)?;
+        empty_level(&below, top, depth + 1, &[], brought_up)?;
         rustix::fs::unlinkat(folder, &name, AtFlags::REMOVEDIR)?;
     }
     Ok(())

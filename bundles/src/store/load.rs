@@ -2,11 +2,12 @@
 //! Does not know what layers and archives look like inside.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::commit::Committed;
 use super::records::{ImageRecord, LayerRecord, Tags};
+use super::stage::{self, Stage};
 use super::unpack::{self, Job};
 use super::{Bounds, Image, LoadOptions, Progress, Store, disk, lock};
 use crate::archive::{self, Findings, Found, Platform, Source};
@@ -64,8 +65,43 @@ impl Store {
             Some(tag) => vec![tag.clone().with_tag_or("latest")],
             None => found.names.clone(),
         };
-        let mut images = self.take(&[found], &[names], options.bounds, progress).map_err(stopped)?;
-        images.pop().ok_or_else(|| Error::StoreMissing { path: self.images_folder() })
+        let stage = Stage::new(&self.tmp_folder())?;
+        let result = self.take_slowly(&stage, &found, &names, options.bounds, progress);
+        // Whatever became of it.
+        let removed = stage.remove();
+        let image = result.map_err(stopped)?;
+        removed.map(|()| image)
+    }
+
+    /// Takes an image in that comes from afar: nobody has to wait until all of it is here. Nobody keeps the layers
+    /// either that it shares with images in the store; one that was taken out meanwhile is got as well.
+    fn take_slowly(
+        &self,
+        stage: &Stage,
+        found: &Found,
+        names: &[Reference],
+        bounds: Bounds,
+        progress: &mut dyn Progress,
+    ) -> Result<Image> {
+        stage.rely_on(found.layers.iter().map(|layer| layer.diff_id))?;
+        let mut work = Work::new(self, stage.folder());
+        let found = std::slice::from_ref(found);
+        loop {
+            work.unpack(found, bounds, progress)?;
+            progress.syncing();
+            disk::sync_all(stage.folder())?;
+            let changing = lock::change(&self.lock_file(), progress)?;
+            stage::clear(&self.tmp_folder())?;
+            if work.lacks_any(found)? {
+                continue;
+            }
+            work.put_in(found, &[names.to_vec()])?;
+            let missing = || Error::StoreMissing { path: self.image_folder(found[0].id) };
+            let image = self.image_of(found[0].id, &self.tags()?)?.ok_or_else(missing);
+            // Not before it is looked at: who waits for the lock can be about to remove it.
+            drop(changing);
+            return image;
+        }
     }
 
     /// Takes images in under their names.
@@ -78,11 +114,11 @@ impl Store {
     ) -> Result<Vec<Image>> {
         let tmp = self.tmp_folder();
         let changing = lock::change(&self.lock_file(), progress)?;
-        disk::empty(&tmp)?;
-        let mut work = Work::new(self);
+        stage::clear(&tmp)?;
+        let mut work = Work::new(self, &tmp);
         let result = work.take_in(found, names, bounds, progress);
         // Whatever became of it.
-        let emptied = disk::empty(&tmp);
+        let emptied = stage::clear(&tmp);
         result.and(emptied)?;
         let tags = self.tags()?;
         let ids = found.iter().map(|found| found.id);
@@ -127,8 +163,9 @@ pub(super) struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    pub(super) fn new(store: &'a Store) -> Self {
-        let folder = store.tmp_folder().join("load");
+    /// In the folder `load` of another one.
+    pub(super) fn new(store: &'a Store, folder: &Path) -> Self {
+        let folder = folder.join("load");
         Self { store, folder, layers: vec![], images: vec![], committed: None }
     }
 
@@ -139,6 +176,13 @@ impl<'a> Work<'a> {
         bounds: Bounds,
         progress: &mut dyn Progress,
     ) -> Result<()> {
+        self.unpack(found, bounds, progress)?;
+        progress.syncing();
+        self.put_in(found, names)
+    }
+
+    /// Unpacks the layers that neither the store nor this has.
+    fn unpack(&mut self, found: &[Found], bounds: Bounds, progress: &mut dyn Progress) -> Result<()> {
         for folder in [self.layers_folder(), self.images_folder(), self.folder.join("trash")] {
             disk::create_folder(&folder, 0o755)?;
         }
@@ -153,14 +197,33 @@ impl<'a> Work<'a> {
             self.layers.push(layer.diff_id);
             jobs.push(Job { index, layer });
         }
-        unpack::all(&jobs, count, &self.folder, bounds, progress)?;
+        unpack::all(&jobs, count, &self.folder, bounds, progress)
+    }
+
+    /// Whether a layer is neither in the store nor here.
+    fn lacks_any(&self, found: &[Found]) -> Result<bool> {
+        for layer in found.iter().flat_map(|image| &image.layers) {
+            if !self.layers.contains(&layer.diff_id) && !self.is_present(layer.diff_id)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Puts what was unpacked into the store, and the images under their names. The caller has the store's lock.
+    fn put_in(&mut self, found: &[Found], names: &[Vec<Reference>]) -> Result<()> {
+        // Who unpacked without the lock was not alone: the other's are as good.
+        for layer in std::mem::take(&mut self.layers) {
+            if !self.is_present(layer)? {
+                self.layers.push(layer);
+            }
+        }
         let mut tags = self.store.tags()?;
         for (image, names) in found.iter().zip(names) {
             self.describe(image)?;
             names.iter().for_each(|name| tags.insert(name, image.id));
         }
         tags.prepare(&self.folder)?;
-        progress.syncing();
         disk::sync_all(&self.folder)?;
         self.put_in_place()
     }

@@ -13,6 +13,7 @@
 //!                   files.gz      each of its files with all that is known of it, by which `check` tells what has changed
 //!                   frame.gz      what its tar has beside the contents of files, by which `save` makes it again
 //! tmp/                            what is being made or removed; emptied by whoever gets the lock
+//! tmp/stage-PID-N/                what is being pulled, which needs no lock until it is all here: left while it is flocked
 //! ```
 //! Images and layers are made in `tmp`, brought to disk together, and renamed to where they belong; after that they
 //! never change. So a reader needs no lock to see only whole ones. The folder is closed to all but root, since
@@ -36,6 +37,7 @@ mod prune;
 mod records;
 mod remove;
 mod save;
+mod stage;
 mod unpack;
 
 pub use crate::layer::bounds::{Bounds, Excess};
@@ -124,7 +126,13 @@ pub trait Progress {
         let _ = (index, count, diff_id, bytes_compressed);
     }
 
-    /// So many bytes more of the layers' `bytes_compressed` have gone through.
+    /// So many bytes more of a layer's `bytes_compressed` have gone through.
+    fn layer_advanced(&mut self, diff_id: &Digest, bytes: u64) {
+        let _ = diff_id;
+        self.advanced(bytes);
+    }
+
+    /// So many bytes more have gone through, of whatever is looked through.
     fn advanced(&mut self, bytes: u64) {
         let _ = bytes;
     }

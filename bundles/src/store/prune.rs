@@ -1,10 +1,10 @@
 //! Finds what nobody needs any more, and removes it.
 //! Does not know who needs an image; the caller does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::records::{ImageRecord, LayerRecord};
-use super::{Layer, Progress, Store, disk, lock};
+use super::{Layer, Progress, Store, disk, lock, stage};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 
@@ -41,7 +41,7 @@ impl Store {
             return Ok(self.unneeded(&in_use()?)?);
         }
         let changing = lock::change(&self.lock_file(), progress)?;
-        disk::empty(&self.tmp_folder())?;
+        stage::clear(&self.tmp_folder())?;
         // Until nobody is about to use an image without having recorded it.
         let alone = lock::hold_alone(&self.readers_file(), progress)?;
         let unneeded = self.unneeded(&in_use()?)?;
@@ -57,14 +57,14 @@ impl Store {
         }
         disk::sync_folder(&self.layers_folder())?;
         drop(alone);
-        disk::empty(&tmp)?;
+        stage::clear(&tmp)?;
         drop(changing);
         Ok(unneeded)
     }
 
     fn unneeded(&self, in_use: &BTreeMap<Digest, String>) -> Result<Unneeded> {
         let tags = self.tags()?;
-        let (mut images, mut needed) = (Vec::new(), BTreeSet::new());
+        let (mut images, mut needed) = (Vec::new(), stage::relied_on(&self.tmp_folder())?);
         for id in disk::digests_in(&self.images_folder())? {
             if tags.names_of(id).is_empty() && !in_use.contains_key(&id) {
                 images.push(id);

@@ -1,10 +1,8 @@
 //! Takes names, images and layers out of the store.
 //! Does not know who uses an image; the caller does.
 
-use std::collections::BTreeSet;
-
 use super::records::{ImageRecord, LayerRecord};
-use super::{Progress, Store, disk, lock};
+use super::{Progress, Store, disk, lock, stage};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::reference::Reference;
@@ -49,7 +47,7 @@ impl Store {
         progress: &mut dyn Progress,
     ) -> Result<Removed> {
         let changing = lock::change(&self.lock_file(), progress)?;
-        disk::empty(&self.tmp_folder())?;
+        stage::clear(&self.tmp_folder())?;
         // Until nobody is about to use an image without having recorded it.
         let alone = lock::hold_alone(&self.readers_file(), progress)?;
         let mut tags = self.tags()?;
@@ -71,14 +69,14 @@ impl Store {
         let (layers, bytes) = if is_gone { self.discard(image, &unneeded)? } else { (0, 0) };
         drop(alone);
         // The slow part; what is in there is out of the store already, and if this ends early the next one goes on.
-        disk::empty(&self.tmp_folder())?;
+        stage::clear(&self.tmp_folder())?;
         drop(changing);
         Ok(Removed { image, untagged, is_gone, layers, bytes })
     }
 
-    /// The layers that no image needs but this one, and how many bytes they have.
+    /// The layers that nobody needs but this image, and how many bytes they have.
     fn layers_without(&self, image: Digest) -> Result<Vec<(Digest, u64)>> {
-        let mut needed = BTreeSet::new();
+        let mut needed = stage::relied_on(&self.tmp_folder())?;
         for id in disk::digests_in(&self.images_folder())?.into_iter().filter(|id| *id != image) {
             let folder = self.image_folder(id);
             let record = ImageRecord::read(&folder)?;

@@ -11,7 +11,7 @@ use std::thread;
 
 use super::records::LayerRecord;
 use super::{Progress, disk};
-use crate::archive::FoundLayer;
+use crate::archive::{Blob, FoundLayer};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layer;
@@ -34,7 +34,7 @@ pub(super) struct Job<'a> {
 /// What those who watch hear of a layer.
 enum Event {
     Began(usize),
-    Advanced(u64),
+    Advanced(usize, u64),
     Done(usize),
 }
 
@@ -46,7 +46,10 @@ pub(super) fn all(
     bounds: Bounds,
     progress: &mut dyn Progress,
 ) -> Result<()> {
-    let at_once = thread::available_parallelism().map_or(1, usize::from).min(AT_ONCE_MAX).min(jobs.len());
+    // One waits for a registry more than for a processor.
+    let is_remote = jobs.iter().any(|job| matches!(job.layer.blob, Blob::Remote(_)));
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let at_once = if is_remote { AT_ONCE_MAX } else { processors.min(AT_ONCE_MAX) }.min(jobs.len());
     let crew = Crew {
         jobs,
         folder,
@@ -92,8 +95,8 @@ fn tell(
                 let Job { index, layer } = jobs[at];
                 progress.layer_began(index, count, &layer.diff_id, Some(layer.blob.len()));
             }
-            Event::Advanced(bytes) => {
-                progress.advanced(bytes);
+            Event::Advanced(at, bytes) => {
+                progress.layer_advanced(&jobs[at].layer.diff_id, bytes);
                 unwritten += bytes;
                 // Full means that it is writing: it will be told again.
                 if unwritten >= WRITE_EVERY_BYTES && write.try_send(()).is_ok() {
@@ -136,7 +139,7 @@ impl Crew<'_> {
             // OK to fail, here and below: who watches stays until all are done.
             let _ = events.send(Event::Began(at));
             let unpacked = unpack(self.folder, *index, layer, &self.meter, &mut |bytes| {
-                let _ = events.send(Event::Advanced(bytes));
+                let _ = events.send(Event::Advanced(at, bytes));
             });
             match unpacked {
                 Ok(()) => {
