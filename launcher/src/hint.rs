@@ -120,8 +120,16 @@ fn bundles(error: &bundles::Error) -> Option<String> {
             format!("podman login {host}, or docker login {host}; the registry can also have no such image")
         }
         E::NotInRegistry { have, .. } if !have.is_empty() => format!("there are: {}", have.join(", ")),
+        E::NotInRegistry { .. } => "check its name; if that is right, push it again".into(),
+        // What Go's servers say.
+        E::Answered { host, status: 400, said } if said.contains("HTTPS server") => format!(
+            "it speaks TLS: ca = \"/PATH.pem\", or insecure = false, under [registry.\"{host}\"] in /etc/opsrun/opsrun.toml"
+        ),
         E::Unreachable { .. } => "check the registry's name and port, and the way to it".into(),
-        E::Stalled { .. } | E::BrokeOff { .. } | E::ComeLater { .. } => {
+        E::Stalled { .. }
+        | E::BrokeOff { .. }
+        | E::ComeLater { .. }
+        | E::Answered { status: 408 | 429 | 500.., .. } => {
             "try again later; [pull] in /etc/opsrun/opsrun.toml says how patient opsrun is".into()
         }
         E::Untrusted { host, is_plain: true, .. } | E::WithoutTls { to: host, .. } => format!(
@@ -132,6 +140,10 @@ fn bundles(error: &bundles::Error) -> Option<String> {
         }
         E::NoSystemCertificates { .. } => "apt install ca-certificates".into(),
         E::SchemaOne { .. } => "push it anew with a tool of the last years: skopeo copy".into(),
+        E::Credentials { .. } => "`podman login` or `docker login` writes them anew".into(),
+        E::CredentialProgram { program, host, reason, .. } if reason != "is not installed" => {
+            format!("what it says: echo {host} | {program} get")
+        }
         E::CredentialProgram { .. } => "install it, or `podman login`, which needs no such program".into(),
         E::NotAnImage { .. } => {
             "opsrun loads what `docker save`, `podman save`, `buildah push` and `skopeo copy` write".into()

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub mod registry;
+pub mod server;
+
 /// Longer than anything waited for takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -1,13 +1,16 @@
-//! Reads a layer from a registry; where it breaks off it is resumed, so that whoever reads it does not notice.
+//! Reads a layer from a registry; where it breaks off it is resumed, there or at the next place that has it, so that
+//! whoever reads it does not notice.
 //! Does not check its digest: the unpacker hashes what comes.
 
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ureq::BodyReader;
 
 use super::answer::Trouble;
-use super::session::{Ask, Attempts, SharedSession};
+use super::place::Repository;
+use super::session::{Ask, Attempts, Session, SharedSession};
+use super::{Conversation, Registries};
 use crate::archive::Remote;
 use crate::digest::Digest;
 use crate::error::Error;
@@ -19,6 +22,7 @@ const CALM_BYTES: u64 = 16 << 20;
 /// A layer in a registry.
 pub(super) struct RemoteLayer {
     pub(super) session: SharedSession,
+    pub(super) others: Arc<Others>,
     pub(super) digest: Digest,
     pub(super) bytes: u64,
     pub(super) title: String,
@@ -33,6 +37,8 @@ impl Remote for RemoteLayer {
         Ok(Box::new(Resuming {
             attempts: self.session.attempts(),
             session: Arc::clone(&self.session),
+            others: Arc::clone(&self.others),
+            others_tried: 0,
             path: format!("blobs/{}", self.digest),
             title: self.title.clone(),
             bytes: self.bytes,
@@ -44,9 +50,47 @@ impl Remote for RemoteLayer {
     }
 }
 
+/// The places that may have what one has lost, in this order. None is spoken to, nor its credentials looked for,
+/// before it is its turn.
+pub(super) struct Others {
+    repositories: Vec<Repository>,
+    registries: Registries,
+    conversation: Conversation,
+    sessions: Mutex<Vec<SharedSession>>,
+}
+
+impl Others {
+    pub(super) fn new(
+        repositories: &[Repository],
+        registries: &Registries,
+        conversation: &Conversation,
+    ) -> Self {
+        Self {
+            repositories: repositories.to_vec(),
+            registries: registries.clone(),
+            conversation: conversation.clone(),
+            sessions: Mutex::default(),
+        }
+    }
+
+    /// The one at this place of the list; all before it must have been asked for.
+    fn get(&self, at: usize) -> Result<Option<SharedSession>, Error> {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = sessions.get(at) {
+            return Ok(Some(Arc::clone(session)));
+        }
+        let Some(repository) = self.repositories.get(at) else { return Ok(None) };
+        let session = Arc::new(Session::new(repository.clone(), &self.registries, &self.conversation)?);
+        sessions.push(Arc::clone(&session));
+        Ok(Some(session))
+    }
+}
+
 /// A layer on its way.
 struct Resuming {
     session: SharedSession,
+    others: Arc<Others>,
+    others_tried: usize,
     path: String,
     title: String,
     bytes: u64,
@@ -88,10 +132,25 @@ impl Resuming {
                         self.attempts.refill(&self.session);
                     }
                     self.calm_from = self.at;
-                    self.session.again(&mut self.attempts, trouble)?;
+                    if let Err(given_up) = self.session.again(&mut self.attempts, trouble) {
+                        self.go_elsewhere(given_up)?;
+                    }
                 }
             }
         }
+    }
+
+    /// Goes on at the next place, if there is one.
+    fn go_elsewhere(&mut self, given_up: Error) -> Result<(), Error> {
+        if self.session.conversation.is_stopped() {
+            return Err(given_up);
+        }
+        let Some(session) = self.others.get(self.others_tried)? else { return Err(given_up) };
+        session.conversation.say(&given_up, None);
+        self.others_tried += 1;
+        self.attempts = session.attempts();
+        self.session = session;
+        Ok(())
     }
 
     fn attempt(&mut self, buffer: &mut [u8]) -> Result<usize, Trouble> {
@@ -112,10 +171,11 @@ impl Resuming {
             let host = self.session.host().to_owned();
             return Err(Trouble::Again(Error::BrokeOff { host, bytes: self.at, source }, None));
         }
-        self.at += count as u64;
-        if self.at > self.bytes {
-            return Err(wrong_size(self.at).into());
+        let at = self.at + count as u64;
+        if at > self.bytes {
+            return Err(wrong_size(at).into());
         }
+        self.at = at;
         Ok(count)
     }
 

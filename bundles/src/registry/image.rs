@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 
-use super::blob::RemoteLayer;
+use super::blob::{Others, RemoteLayer};
 use super::place::Located;
 use super::session::{Ask, Session, SharedSession};
 use super::{Conversation, Registries};
@@ -36,23 +36,29 @@ pub(crate) fn find(
         (None, tag) => tag.clone().unwrap_or_default(),
     };
     let (own, mirrors) = located.repositories.split_last().ok_or(Error::Interrupted)?;
-    // A mirror that is away costs one attempt and no more: there is somebody else to ask.
-    let mut hasty = registries.clone();
-    hasty.patience.attempts = 1;
-    for mirror in mirrors {
-        let found = Session::new(mirror.clone(), &hasty, conversation)
-            .and_then(|session| of_session(Arc::new(session), located, &wanted, platform, known));
+    for (at, mirror) in mirrors.iter().enumerate() {
+        let others = Others::new(&located.repositories[at + 1..], registries, conversation);
+        let found = Session::new(mirror.clone(), registries, conversation).and_then(|session| {
+            let session = Arc::new(session);
+            // One that is away costs one attempt and no more; one that has the image is relied on.
+            session.hurry(true);
+            let found = of_session(Arc::clone(&session), others, located, &wanted, platform, known);
+            session.hurry(false);
+            found
+        });
         match found {
             Err(error) if !conversation.is_stopped() => conversation.say(&error, None),
             other => return other,
         }
     }
     let session = Session::new(own.clone(), registries, conversation)?;
-    of_session(Arc::new(session), located, &wanted, platform, known)
+    let others = Others::new(&[], registries, conversation);
+    of_session(Arc::new(session), others, located, &wanted, platform, known)
 }
 
 fn of_session(
     session: SharedSession,
+    others: Others,
     located: &Located,
     wanted: &str,
     platform: &Platform,
@@ -62,7 +68,7 @@ fn of_session(
         Some(digest) => format!("{}@{digest}", session.repository),
         None => format!("{}:{wanted}", session.repository),
     };
-    let image = RemoteImage { session, origin, kept: Mutex::default(), known };
+    let image = RemoteImage { session, others: Arc::new(others), origin, kept: Mutex::default(), known };
     let (media_type, digest, bytes) = image.top(wanted, located.reference.digest)?;
     let mut found = archive::describe(&image, &media_type, digest, bytes, platform)?;
     // A digest is no name that an image could have.
@@ -75,6 +81,7 @@ fn of_session(
 /// An image in a registry.
 struct RemoteImage<'a> {
     session: SharedSession,
+    others: Arc<Others>,
     origin: String,
     /// What was read already.
     kept: Mutex<HashMap<Digest, Vec<u8>>>,
@@ -103,12 +110,16 @@ impl RemoteImage<'_> {
         })?;
         let found = Digest::of(&document);
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let said = header("content-type").map(|text| text.split(';').next().unwrap_or_default().trim());
+        // Before the digest, which here is that of a part of it: what was signed.
+        if said.is_some_and(|said| SCHEMA_ONE.contains(&said)) {
+            return Err(Error::SchemaOne { origin: self.origin.clone() });
+        }
         let told = header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
         if let Some(expected) = expected.or(told).filter(|expected| *expected != found) {
             let blob = format!("the manifest of {}", self.origin);
             return Err(Error::WrongDigest { blob, expected, found });
         }
-        let said = header("content-type").map(|text| text.split(';').next().unwrap_or_default().trim());
         let media_type = self.media_type(&document, said)?;
         let bytes = document.len() as u64;
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(found, document);
@@ -123,8 +134,7 @@ impl RemoteImage<'_> {
             document: title.clone(),
             source,
         })?;
-        let is_old = header.is_some_and(|header| SCHEMA_ONE.contains(&header));
-        if is_old || shape.schema_version == Some(1) {
+        if shape.schema_version == Some(1) {
             return Err(Error::SchemaOne { origin: self.origin.clone() });
         }
         let header = header.filter(|header| !matches!(*header, "" | "application/json" | "text/plain"));
@@ -163,8 +173,8 @@ impl Blobs for RemoteImage<'_> {
     }
 
     fn layer(&self, digest: Digest, bytes: u64, title: &str) -> Result<Blob> {
-        let session = Arc::clone(&self.session);
-        Ok(Blob::Remote(Arc::new(RemoteLayer { session, digest, bytes, title: title.to_owned() })))
+        let (session, others) = (Arc::clone(&self.session), Arc::clone(&self.others));
+        Ok(Blob::Remote(Arc::new(RemoteLayer { session, others, digest, bytes, title: title.to_owned() })))
     }
 }
 

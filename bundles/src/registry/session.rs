@@ -50,6 +50,7 @@ pub(super) struct Session {
     agents: Mutex<HashMap<String, Agent>>,
     is_plain: bool,
     has_answered: AtomicBool,
+    is_hurried: AtomicBool,
 }
 
 /// Attempts at one thing.
@@ -74,7 +75,13 @@ impl Session {
             agents: Mutex::default(),
             is_plain,
             has_answered: AtomicBool::new(false),
+            is_hurried: AtomicBool::new(false),
         })
+    }
+
+    /// Whether one attempt has to do from now on, because there is somebody else to ask.
+    pub(super) fn hurry(&self, is_hurried: bool) {
+        self.is_hurried.store(is_hurried, Ordering::Relaxed);
     }
 
     /// What messages call the registry.
@@ -84,7 +91,8 @@ impl Session {
 
     pub(super) fn attempts(&self) -> Attempts {
         let patience = &self.registries.patience;
-        Attempts { left: patience.attempts.max(1) - 1, backoff: patience.backoff_first }
+        let attempts = if self.is_hurried.load(Ordering::Relaxed) { 1 } else { patience.attempts };
+        Attempts { left: attempts.max(1) - 1, backoff: patience.backoff_first }
     }
 
     /// A whole document, at most so long, and the media type that it is said to have.

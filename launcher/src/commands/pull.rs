@@ -44,11 +44,11 @@ pub(crate) fn fetch(
     tag: Option<Reference>,
     bounds: Bounds,
 ) -> Result<Image, Error> {
-    let conversation =
-        Conversation::telling(|error, next_in| print::note(&sentence::not_yet(error, next_in)));
+    let mut bar = LayerBar::new();
+    let note = bar.notes();
+    let conversation = Conversation::telling(move |error, next_in| note(&sentence::not_yet(error, next_in)));
     let interruptions = Interruptions::passed_to(&conversation)?;
     let options = LoadOptions { tag, platform: None, bounds };
-    let mut bar = LayerBar::new();
     let result = store.pull(registries, reference, &options, &conversation, &mut bar);
     let unpacked = bar.unpacked;
     drop(bar);
