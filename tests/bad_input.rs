@@ -310,12 +310,38 @@ fn a_service_of_a_newer_opsrun_is_not_misread_and_a_corrupt_one_not_overwritten(
     newer["version"] = 99.into();
     host.write(record, &newer.to_string());
     host.opsrun(["status", "busybox"]).fails(1, &["version 99", "hint: "]);
+    host.opsrun(["start", "busybox:1"]).fails(1, &["version 99", "hint: "]);
     host.write(record, "{ half a rec");
-    host.opsrun(["status", "busybox"]).fails(1, &["corrupt", "hint: "]);
-    host.opsrun(["start", "busybox:1"]).fails(1, &["corrupt", "hint: "]);
-    assert_eq!(std::fs::read_to_string(host.path(record)).expect("the record"), "{ half a rec");
-    host.write(record, &good);
+    host.opsrun(["status", "busybox"]).fails(1, &["corrupt", "hint: opsrun start busybox"]);
+    host.opsrun(["start", "busybox:none"]).fails(1, &["hint: "]);
+    let text = |path: &str| std::fs::read_to_string(host.path(path)).expect("a file");
+    assert_eq!(text(record), "{ half a rec");
+    // The release is known from the history.
+    let started = host.opsrun(["start", "busybox"]);
+    assert!(started.succeeds().stderr.contains("record.corrupt-1"), "{started}");
+    assert_eq!(text("var/lib/opsrun/services/busybox/record.corrupt-1"), "{ half a rec");
+    assert_eq!(host.service("busybox")["release"], "1");
+}
+
+#[test]
+fn a_record_that_is_spoiled_while_its_service_runs_is_set_aside_and_what_runs_is_ended() {
+    let (host, port) = Host::with_busybox();
+    let record = "var/lib/opsrun/services/busybox/record.json";
     host.opsrun(["start", "busybox:1"]).succeeds();
+    host.write(record, "{");
+    // The supervisor has a better one.
+    host.opsrun(["stop", "busybox"]).succeeds();
+    assert_eq!(host.service("busybox")["state"], "stopped");
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    let supervisor = host.service("busybox")["supervisor"].as_i64().expect("a supervisor");
+    host.write(record, "");
+    let supervisor = nix::unistd::Pid::from_raw(i32::try_from(supervisor).expect("a pid"));
+    nix::sys::signal::kill(supervisor, nix::sys::signal::Signal::SIGKILL).expect("kill");
+    assert!(support::get(port, "/").is_some());
+    host.opsrun(["stop", "busybox"]).succeeds();
+    assert!(support::get(port, "/").is_none());
+    assert!(host.cgroups().is_empty());
+    host.opsrun(["rm", "busybox"]).fails(1, &["busybox"]);
 }
 
 #[test]

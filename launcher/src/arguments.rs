@@ -174,7 +174,9 @@ pub(crate) enum Command {
     )]
     Diff(Diff),
     /// Show the output of a service
-    #[command(after_help = "Examples:\n  opsrun logs keystone\n  opsrun logs -f -n 20 keystone")]
+    #[command(
+        after_help = "Examples:\n  opsrun logs keystone\n  opsrun logs -f -n 20 keystone\n  opsrun logs --generation 7 keystone"
+    )]
     Logs(Logs),
     /// Show what has happened to services: starts, ends, restarts, limits, and by whom
     #[command(
@@ -566,6 +568,9 @@ pub(crate) struct Logs {
     /// With the time of each line
     #[arg(short, long)]
     pub timestamps: bool,
+    /// Only what this generation has written; `opsrun history` has the numbers
+    #[arg(long, value_name = "NUMBER")]
+    pub generation: Option<u32>,
     /// The service
     pub service: ServiceName,
 }

@@ -1,12 +1,19 @@
 //! Decides the rules of a generation: the operator's file over the image's own words over the catalogue over defaults.
 //! Pure: it reads nothing and starts nothing.
 
+use std::num::NonZeroU32;
+
 use bundles::bundle::{ImageFacts, ImageHealthcheck};
 use runtime::definition::{Definition, HealthCheck, Probe, Restart, RestartPolicy, Stop, VERSION};
+use runtime::log::Rotation;
 
-use crate::settings::{Check, Policy, Settings};
+use crate::limits_value::Size;
+use crate::settings::{Check, Log, Policy, Settings};
 use crate::settings_value::SignalName;
 use crate::time_span::TimeSpan;
+
+/// Four times the longest line that is not cut.
+const LOG_SIZE_MIN: u64 = 64 * 1024;
 
 /// What an image says that counts here.
 #[derive(Debug, Clone, Copy)]
@@ -92,8 +99,19 @@ pub(crate) fn decide(
             grace_ms: both.stop.grace.map_or(default::GRACE, |grace| grace.ms),
         },
         init: both.init.unwrap_or(true),
-        log: runtime::log::Rotation::default(),
+        log: decide_log(&both.log)?,
     })
+}
+
+fn decide_log(log: &Log) -> Result<Rotation, String> {
+    let usual = Rotation::default();
+    let bytes_max = log.max_size.map_or(usual.bytes_max, Size::bytes);
+    if bytes_max < LOG_SIZE_MIN {
+        return Err(format!(
+            "`log.max_size` is {bytes_max} bytes, and a file has room for some lines from 64k on"
+        ));
+    }
+    Ok(Rotation { bytes_max, files_max: log.max_files.map_or(usual.files_max, NonZeroU32::get) })
 }
 
 fn decide_restart(both: &Settings) -> Restart {
@@ -262,6 +280,13 @@ mod tests {
         assert_eq!(definition.health.probe, probe);
         assert_eq!((definition.health.interval_ms, definition.health.timeout_ms), (1_000, 5_000));
         assert_eq!((definition.ports, definition.stop.signal.as_str()), (vec![5001], "SIGHUP"));
+    }
+
+    #[test]
+    fn so_much_of_the_output_is_kept_as_is_said() {
+        let definition = decide("[log]\nmax_size = \"1m\"\n", "[log]\nmax_files = 3\n", &silent()).unwrap();
+        assert_eq!(definition.log, Rotation { bytes_max: 1 << 20, files_max: 3 });
+        assert!(decide("[log]\nmax_size = \"10k\"\n", "", &silent()).unwrap_err().contains("64k"));
     }
 
     #[test]

@@ -140,7 +140,10 @@ impl Candidate {
         for old in old.iter().filter(|number| **number != self.number && !needed.contains(number)) {
             remove(&self.folders, *old)?;
         }
-        remove_half_removed(&self.folders)
+        remove_half_removed(&self.folders)?;
+        // Of those in between, which never served, there is output as long as there is of an older one.
+        let oldest = self::numbers(&self.folders)?.first().copied().unwrap_or(self.number);
+        Ok(runtime::log::remove_before(&self.folders, oldest)?)
     }
 }
 

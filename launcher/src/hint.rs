@@ -230,8 +230,19 @@ fn runtime(error: &runtime::Error) -> Option<String> {
         E::CgroupsReadOnly => "mount -o remount,rw /sys/fs/cgroup".into(),
         E::NoTerminal => "leave out -t".into(),
         E::RecordCorrupt { path, .. } => {
-            format!("look at {0}; `mv {0} {0}.bad` makes opsrun forget what it says", path.display())
+            let service =
+                path.parent().and_then(std::path::Path::file_name).unwrap_or_default().display().to_string();
+            format!(
+                "opsrun start {service} sets it aside, ends what may run of it, and starts it; opsrun stop {service} only ends it"
+            )
         }
+        E::NoOutput { service, have, .. } => match have.as_slice() {
+            [] => format!("opsrun logs {service} has all there is"),
+            have => format!(
+                "there is output of: {}",
+                have.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+            ),
+        },
         E::RecordNewer { .. } | E::HistoryNewer { .. } => {
             "use the opsrun that wrote it, or a newer one".into()
         }

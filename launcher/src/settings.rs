@@ -5,13 +5,14 @@
 //! both leave out comes from the image or from the defaults in `definition.rs`.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 
 use crate::error::Error;
 use crate::limits::Limits;
+use crate::limits_value::Size;
 use crate::service_name::ServiceName;
 use crate::settings_value::{ContainerPath, Entry, Port, SeccompChoice, SignalName, UrlPath};
 use crate::time_span::TimeSpan;
@@ -61,6 +62,8 @@ pub(crate) struct Settings {
     pub restart: Restart,
     /// How it is asked to end.
     pub stop: Stop,
+    /// How much of its output is kept.
+    pub log: Log,
     /// How much of the past is kept.
     pub generations: Generations,
 }
@@ -167,6 +170,16 @@ pub(crate) struct Stop {
     pub grace: Option<TimeSpan>,
 }
 
+/// How much of what each generation writes to its standard output and error is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Log {
+    /// A file that would become larger is followed by the next one.
+    pub max_size: Option<Size>,
+    /// So many files, the one that is written to among them.
+    pub max_files: Option<NonZeroU32>,
+}
+
 /// How much of a service's past is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -239,6 +252,10 @@ impl Settings {
             stop: Stop {
                 signal: self.stop.signal.or(under.stop.signal),
                 grace: self.stop.grace.or(under.stop.grace),
+            },
+            log: Log {
+                max_size: self.log.max_size.or(under.log.max_size),
+                max_files: self.log.max_files.or(under.log.max_files),
             },
             generations: Generations {
                 keep: self.generations.keep.or(under.generations.keep),

@@ -154,23 +154,24 @@ fn await_supervisor(listener: &UnixListener, systemctl: &mut Child) -> io::Resul
 pub fn stop(folders: &ServiceFolders) -> Result<Stopped, Error> {
     let began = Instant::now();
     let not_running = || Error::NotRunning { service: folders.name().to_owned() };
-    let record = Record::read(folders)?.ok_or_else(not_running)?;
-    let stopped = |began: Instant| {
+    let stopped = |record: Record| {
         if systemd::keeps(folders) {
             // Until the unit is down too. What systemd says of one that is down already does not matter.
             let _ = systemd::systemctl("stop", folders.name());
         }
-        Stopped { release: record.release.clone(), took: began.elapsed() }
+        Stopped { release: record.release, took: began.elapsed() }
     };
     match control::connect(&folders.control()) {
         Ok(stream) => {
             let mut supervisor = Conversation::new(stream);
             match ask(&mut supervisor, &Command::Stop, folders)? {
-                Answer::Stopped => Ok(stopped(began)),
+                // Read only now: a corrupt record is a good one again.
+                Answer::Stopped => Ok(stopped(Record::read(folders)?.ok_or_else(not_running)?)),
                 other => Err(refusal(other, folders)),
             }
         }
         Err(_) => {
+            let record = Record::read(folders)?.ok_or_else(not_running)?;
             if systemd::keeps(folders) {
                 // It may be about to start a supervisor in place of one that died.
                 systemd::systemctl("stop", folders.name())?;
@@ -183,8 +184,9 @@ pub fn stop(folders: &ServiceFolders) -> Result<Stopped, Error> {
             let person = Some(Person::of_this_process());
             History::of(folders).ended(record.generation, End::Stopped { person })?;
             supervisor::clear_by(folders, By::this_process(), true)?;
-            let stopped = stopped(began);
-            if record.state == State::CrashLoop && systemd::keeps(folders) {
+            let crash_looped = record.state == State::CrashLoop;
+            let stopped = stopped(record);
+            if crash_looped && systemd::keeps(folders) {
                 // Or the unit of what is down as wanted would stay failed.
                 let _ = systemd::systemctl("reset-failed", folders.name());
             }

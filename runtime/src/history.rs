@@ -130,6 +130,8 @@ pub enum End {
     HostDown,
     /// Its supervisor was lost, and what still ran was cleared away.
     SupervisorLost,
+    /// The service's record could not be read any more, and what still ran was cleared away.
+    RecordCorrupt,
 }
 
 /// Something that happened to a generation.

@@ -3,7 +3,9 @@
 //!
 //! It is replaced whole (written aside, synced, renamed, the folder synced), so a reader sees the old one or the new
 //! one, and a crash at any line leaves one of the two. A missing record is `None`; a record that cannot be read as
-//! one is [`Error::RecordCorrupt`]: the two are never confused.
+//! one is [`Error::RecordCorrupt`]: the two are never confused, and such a file is set aside before another is written.
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -239,9 +241,35 @@ impl Record {
     /// # Errors
     /// [`Error::Io`]; the old record is then still there, whole.
     pub fn write(&self, folders: &ServiceFolders) -> Result<(), Error> {
+        // Whatever it was that spoiled it, somebody may want to look at it.
+        if is_corrupt(folders)? {
+            set_aside(folders)?;
+        }
         let text = serde_json::to_vec_pretty(self).expect("OK because a record has only string keys");
         replace_file(&folders.record(), &text)
             .map_err(|error| Error::Io { doing: "write a service's record", source: error })
+    }
+}
+
+/// Whether there is a record that cannot be read as one.
+pub(crate) fn is_corrupt(folders: &ServiceFolders) -> Result<bool, Error> {
+    match Record::read(folders) {
+        Ok(_) => Ok(false),
+        Err(Error::RecordCorrupt { .. }) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives the record another name, which no other has had: where it is now; `None` when there is none.
+pub(crate) fn set_aside(folders: &ServiceFolders) -> Result<Option<PathBuf>, Error> {
+    let failed = |error| Error::Io { doing: "set a corrupt record aside", source: error };
+    let record = folders.record();
+    let aside = (1..).map(|number| record.with_extension(format!("corrupt-{number}")));
+    let aside = aside.into_iter().find(|aside| aside.symlink_metadata().is_err()).unwrap_or_default();
+    match fs_err::rename(&record, &aside) {
+        Ok(()) => Ok(Some(aside)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error)),
     }
 }
 

@@ -129,6 +129,7 @@ fn ended(end: &End) -> String {
         End::CrashLoop { reason } => format!("crash loop: {reason}"),
         End::HostDown => "the host went down".to_owned(),
         End::SupervisorLost => "its supervisor was lost".to_owned(),
+        End::RecordCorrupt => "the service's record was corrupt".to_owned(),
     }
 }
 

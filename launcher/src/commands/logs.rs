@@ -23,7 +23,7 @@ pub(crate) fn logs(layout: &Layout, arguments: &Logs) -> Result<Exit, Error> {
         follow: arguments.follow,
         last: arguments.last,
         timestamps: arguments.timestamps,
-        ..Options::default()
+        generation: arguments.generation,
     };
     log::read(&folders, &options, &mut print::stream())?;
     Ok(Exit::Done)

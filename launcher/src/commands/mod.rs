@@ -41,6 +41,7 @@ use runtime::status::Status;
 
 use crate::error::Error;
 use crate::layout::Layout;
+use crate::print::{self, sentence};
 use crate::service_name::ServiceName;
 
 /// The services that have a record or at least a folder for one, by name.
@@ -83,6 +84,18 @@ pub(crate) fn look(layout: &Layout, name: &ServiceName) -> Result<(ServiceFolder
         Some(status) => Ok((folders, status)),
         None => Err(unknown(layout, name)?),
     }
+}
+
+/// Frees a service whose record cannot be read, and says so; whether it was one.
+///
+/// # Errors
+/// [`Error::Runtime`].
+pub(crate) fn set_corrupt_record_aside(folders: &ServiceFolders) -> Result<bool, Error> {
+    let aside = runtime::supervisor::set_corrupt_record_aside(folders)?;
+    if let Some(aside) = &aside {
+        print::warning(&sentence::record_set_aside(folders.name(), aside));
+    }
+    Ok(aside.is_some())
 }
 
 /// The error for a service without a record.

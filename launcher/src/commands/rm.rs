@@ -4,7 +4,7 @@
 use runtime::client;
 
 use crate::arguments::Rm;
-use crate::commands::{enable, look};
+use crate::commands::{enable, look, set_corrupt_record_aside};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::layout::Layout;
@@ -16,6 +16,10 @@ use crate::print::{self, sentence};
 /// [`Error::StillRunning`] without `--force`, [`Error::NoService`], [`Error::Runtime`], [`Error::Io`].
 pub(crate) fn rm(layout: &Layout, arguments: Rm) -> Result<Exit, Error> {
     let service = arguments.service;
+    let folders = layout.service(&service);
+    if !client::is_supervised(&folders) {
+        set_corrupt_record_aside(&folders)?;
+    }
     let (folders, status) = look(layout, &service)?;
     if status.alive || status.supervisor.is_some() {
         if !arguments.force {

@@ -5,12 +5,13 @@ use bundles::reference::Reference;
 use bundles::store::{Held, Store};
 use runtime::Failure;
 use runtime::client::{self, Started};
+use runtime::folders::ServiceFolders;
 use runtime::history::{Cause, End, History, Kind};
 use runtime::record::{Record, State};
 use runtime::systemd;
 
 use crate::arguments::{BoundsTyped, PullWhen, Start};
-use crate::commands::pull;
+use crate::commands::{pull, set_corrupt_record_aside};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::generation::Candidate;
@@ -29,13 +30,28 @@ use crate::wishes::Wishes;
 /// Any; nothing of the service runs then that did not run before.
 pub(crate) fn start(layout: &Layout, arguments: Start) -> Result<Exit, Error> {
     let service = arguments.service.service;
-    refuse_if_running(layout, &service)?;
-    let last = Record::read(&layout.service(&service))?.map(|record| record.release);
+    let folders = layout.service(&service);
+    refuse_if_running(&folders, &service)?;
+    let last = last_release(&folders)?;
     let said = Said::about(layout, &service)?;
     let store = Store::open(&layout.store())?;
     let wanted = Wanted { typed: arguments.service.release.as_deref(), last: last.as_deref() };
     let (release, _held) = release_for(layout, &store, &service, &said, wanted, arguments.pull)?;
+    set_corrupt_record_aside(&folders)?;
     new_generation(layout, &service, &release, &said, &arguments.more.into(), Cause::Start)
+}
+
+/// The release that was started last: by the record, and by the history of a service that has none, or one that cannot
+/// be read.
+fn last_release(folders: &ServiceFolders) -> Result<Option<String>, Error> {
+    match Record::read(folders) {
+        Ok(Some(record)) => return Ok(Some(record.release)),
+        Ok(None) | Err(runtime::Error::RecordCorrupt { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let past = History::of(folders).read()?;
+    let served = past.before(0).and_then(|number| past.entry(number)?.made.clone());
+    Ok(served.map(|made| made.release))
 }
 
 /// The release to start, pulled where that is wanted, and what keeps it from being removed until the record says that
@@ -136,8 +152,13 @@ pub(crate) fn say_started(service: &ServiceName, started: &Started) {
 }
 
 /// Before anything is prepared: the runtime refuses as well, but only after all the copying.
-fn refuse_if_running(layout: &Layout, service: &ServiceName) -> Result<(), Error> {
-    let Some(status) = runtime::status::look(&layout.service(service))? else { return Ok(()) };
+fn refuse_if_running(folders: &ServiceFolders, service: &ServiceName) -> Result<(), Error> {
+    let status = match runtime::status::look(folders) {
+        // What may run of it is ended before it is started.
+        Err(runtime::Error::RecordCorrupt { .. }) if !client::is_supervised(folders) => return Ok(()),
+        status => status?,
+    };
+    let Some(status) = status else { return Ok(()) };
     let up = matches!(status.record.state, State::Running | State::BackingOff);
     // One that lost its supervisor serves all the same.
     if status.alive || status.supervisor.is_some() && up {

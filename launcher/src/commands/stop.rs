@@ -4,7 +4,7 @@
 use runtime::client;
 
 use crate::arguments::ServiceOnly;
-use crate::commands::look;
+use crate::commands::{look, set_corrupt_record_aside};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::layout::Layout;
@@ -16,7 +16,18 @@ use crate::print::{self, sentence};
 /// [`Error::NoService`], [`Error::Runtime`].
 pub(crate) fn stop(layout: &Layout, arguments: ServiceOnly) -> Result<Exit, Error> {
     let service = arguments.service;
-    let (folders, _) = look(layout, &service)?;
+    let folders = match look(layout, &service) {
+        Ok((folders, _)) => folders,
+        Err(Error::Runtime(runtime::Error::RecordCorrupt { .. })) => {
+            let folders = layout.service(&service);
+            // A supervisor knows better than the record.
+            if !client::is_supervised(&folders) && set_corrupt_record_aside(&folders)? {
+                return Ok(Exit::Done);
+            }
+            folders
+        }
+        Err(error) => return Err(error),
+    };
     let stopped = client::stop(&folders)?;
     let took_ms = u64::try_from(stopped.took.as_millis()).unwrap_or(u64::MAX);
     print::note(&sentence::stopped(service.as_str(), &stopped.release, took_ms));

@@ -20,6 +20,14 @@ pub(crate) fn stopped(service: &str, release: &str, took_ms: u64) -> String {
     format!("{service} {release} is stopped ({})", seconds(took_ms))
 }
 
+/// `start`, `stop` and `rm` of a service whose record cannot be read.
+pub(crate) fn record_set_aside(service: &str, aside: &Path) -> String {
+    format!(
+        "the record of {service} was corrupt; it is {} now, and what ran of {service} was ended",
+        aside.display()
+    )
+}
+
 /// `enable`.
 pub(crate) fn enabled(service: &str) -> String {
     format!("{service} is started when this host starts")

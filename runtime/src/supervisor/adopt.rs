@@ -68,7 +68,7 @@ pub(super) fn settle_swap(folders: &ServiceFolders) -> Result<(), Error> {
 }
 
 /// Removes what there is of a generation's container, whether or not it got as far as the record.
-fn clear_container(
+pub(super) fn clear_container(
     folders: &ServiceFolders,
     generation: u32,
     process: Option<&Process>,

@@ -19,6 +19,7 @@ mod actions;
 mod adopt;
 mod children;
 mod clients;
+mod corrupt;
 mod past;
 mod running;
 mod swapping;
@@ -38,6 +39,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use self::adopt::clear_leftovers;
 use self::clients::Client;
+pub use self::corrupt::set_corrupt_record_aside;
 use self::running::{Part, Running};
 use self::swapping::Swapping;
 pub(crate) use self::telling::entry;
