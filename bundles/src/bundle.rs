@@ -237,9 +237,11 @@ pub fn prepare(request: &BundleRequest) -> Result<Bundle> {
     spec.set_hostname(None);
 
     let made = Made::begin(&request.folder)?;
-    made.fill(request, &view)?;
-    workplace::make(request, &view, &working_directory, &mounts)?;
-    made.write(&spec)?;
+    made.fill(&request.image, &view)?;
+    workplace::make(&request.folder, &request.image, &view, &working_directory, &mounts)?;
+    let mut value = serde_json::to_value(&spec).map_err(|error| failed(&request.folder, error.into()))?;
+    sort_capabilities(&mut value);
+    made.write(&value)?;
     made.keep();
     Ok(Bundle {
         folder: request.folder.clone(),
@@ -249,6 +251,29 @@ pub fn prepare(request: &BundleRequest) -> Result<Bundle> {
         volumes: config.volumes(),
         stop_signal: config.stop_signal,
     })
+}
+
+/// Writes a bundle whose `config.json` is known: as it was made before, perhaps with changes. When it fails, nothing that
+/// it made is left.
+///
+/// # Errors
+/// [`Error::Document`] when `specification` is not one, [`Error::NoMountSource`] when a mount's source is gone,
+/// [`Error::BundleExists`], those of [`RootView::of_layers`], and [`Error::Io`].
+pub fn again(image: &Unpacked, folder: &Path, specification: &serde_json::Value) -> Result<()> {
+    let view = image.view()?;
+    let spec: Spec = serde_json::from_value(specification.clone()).map_err(|source| Error::Document {
+        origin: folder.display().to_string(),
+        document: "config.json".to_owned(),
+        source,
+    })?;
+    let mounts = mounts::Mounts::of_spec(&spec)?;
+    let working_directory = spec.process().as_ref().map(|process| process.cwd().clone());
+    let made = Made::begin(folder)?;
+    made.fill(image, &view)?;
+    workplace::make(folder, image, &view, &working_directory.unwrap_or_else(|| "/".into()), &mounts)?;
+    made.write(specification)?;
+    made.keep();
+    Ok(())
 }
 
 /// The entries of a bundle folder, removed again unless it is finished.
@@ -276,16 +301,16 @@ impl<'a> Made<'a> {
         Ok(Self { folder, whole, keep: false })
     }
 
-    fn fill(&self, request: &BundleRequest, view: &RootView) -> Result<()> {
+    fn fill(&self, image: &Unpacked, view: &RootView) -> Result<()> {
         let make = |name: &str| std::fs::DirBuilder::new().mode(0o700).create(self.folder.join(name));
         let fill = || -> std::io::Result<()> {
             for name in ["lower", "upper", "work", "rootfs"] {
                 make(name)?;
             }
-            for (number, layer) in request.image.layers.iter().enumerate() {
+            for (number, layer) in image.layers.iter().enumerate() {
                 symlink(std::path::absolute(layer)?, self.folder.join("lower").join(number.to_string()))?;
             }
-            if request.image.layers.is_empty() {
+            if image.layers.is_empty() {
                 // An overlay needs a lower folder, even for an image of nothing.
                 make("lower/0")?;
             }
@@ -299,14 +324,12 @@ impl<'a> Made<'a> {
         fill().map_err(|error| failed(self.folder, error))
     }
 
-    fn write(&self, spec: &Spec) -> Result<()> {
-        let mut value = serde_json::to_value(spec).map_err(|error| failed(self.folder, error.into()))?;
-        sort_capabilities(&mut value);
+    fn write(&self, specification: &serde_json::Value) -> Result<()> {
         let write = || -> std::io::Result<()> {
             // 0600: the environment may hold passwords.
             let path = self.folder.join("config.json");
             let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-            serde_json::to_writer_pretty(&mut file, &value)?;
+            serde_json::to_writer_pretty(&mut file, specification)?;
             std::io::Write::write_all(&mut file, b"\n")?;
             rustix::fs::syncfs(&file)?;
             Ok(())

@@ -25,6 +25,10 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::rootfs::{proc_path, reopen};
 
+mod equal;
+
+pub use equal::make_equal;
+
 /// How deep folders may lie in each other. Each level holds two descriptors open, of the usual 1024.
 const DEPTH_MAX: usize = 256;
 
@@ -192,9 +196,20 @@ impl Copy<'_> {
     }
 
     fn entry(&mut self, source: BorrowedFd<'_>, target: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+        self.entry_as(source, target, name, name)
+    }
+
+    /// Copies the entry `from` to one that is called `name`.
+    fn entry_as(
+        &mut self,
+        source: BorrowedFd<'_>,
+        target: BorrowedFd<'_>,
+        from: &CStr,
+        name: &CStr,
+    ) -> Result<()> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let found = match openat2(source, name, flags, Mode::empty(), resolve) {
+        let found = match openat2(source, from, flags, Mode::empty(), resolve) {
             Ok(found) => found,
             // Removed since it was listed: so it is no part of what is copied.
             Err(Errno::NOENT) => return Ok(()),

@@ -168,3 +168,86 @@ fn what_is_missing_is_named() {
     fs::create_dir(&from).unwrap();
     assert!(matches!(tree::copy(&from, &to), Err(Error::Io { .. })));
 }
+
+/// A tree that is not like [`sample`] in every way in which it can be.
+fn other(root: &Path) {
+    sample(root);
+    fs::write(root.join("keystone.conf"), "[DEFAULT]\ndebug = true\n").unwrap();
+    fs::remove_file(root.join("deep/same.conf")).unwrap();
+    fs::write(root.join("deep/same.conf"), "no link any more").unwrap();
+    rustix::fs::setxattr(root.join("deep"), "trusted.more", b"x", XattrFlags::empty()).unwrap();
+    fs::set_permissions(root.join("deep/setuid"), fs::Permissions::from_mode(0o644)).unwrap();
+    // A file where a folder was, and a folder where a link was.
+    fs::remove_dir_all(root.join("deep/er")).unwrap();
+    fs::write(root.join("deep/er"), "no folder").unwrap();
+    fs::remove_file(root.join("link")).unwrap();
+    fs::create_dir_all(root.join("link/new/er")).unwrap();
+    fs::write(root.join("link/new/er/file"), "new").unwrap();
+    fs::remove_file(root.join("dangling")).unwrap();
+    symlink("keystone.conf", root.join("dangling")).unwrap();
+    fs::remove_file(root.join("pipe")).unwrap();
+    // What a crash in the middle left.
+    fs::write(root.join(".opsrun-new"), "half").unwrap();
+    set_time(&root.join("deep"), 7);
+}
+
+#[test]
+fn a_folder_is_made_equal_and_what_is_excepted_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let trees = ["from", "to", "keys", "there"].map(|name| folder.path().join(name));
+    let [from, to, keys, there] = &trees;
+    for root in &trees {
+        fs::create_dir(root).unwrap();
+    }
+    sample(from);
+    other(to);
+    other(keys);
+    tree::make_equal(from, to, &[]).unwrap();
+    assert_eq!(listing(from), listing(to));
+    // And there again: files become folders and the other way round.
+    other(there);
+    fs::remove_file(there.join(".opsrun-new")).unwrap();
+    set_time(there, 9);
+    tree::make_equal(there, to, &[]).unwrap();
+    assert_eq!(listing(there), listing(to));
+    // What is equal stays the very same file.
+    let ino = || to.join("keystone.conf").metadata().unwrap().ino();
+    let before = ino();
+    tree::make_equal(there, to, &[]).unwrap();
+    assert_eq!(ino(), before);
+
+    let except = ["link/new/er".into(), "pipe".into()];
+    fs::remove_file(from.join("link")).unwrap();
+    tree::make_equal(from, keys, &except).unwrap();
+    assert_eq!(fs::read_to_string(keys.join("link/new/er/file")).unwrap(), "new");
+    assert!(!keys.join("pipe").exists());
+    assert_eq!(fs::read_to_string(keys.join("keystone.conf")).unwrap(), "[DEFAULT]\n");
+    // A file cannot take the place of a folder with keys in it.
+    fs::write(from.join("link"), "").unwrap();
+    let refused = tree::make_equal(from, keys, &except);
+    assert!(matches!(refused, Err(Error::NotEmpty { path }) if path == keys.join("link")));
+    assert_eq!(fs::read_to_string(keys.join("link/new/er/file")).unwrap(), "new");
+}
+
+#[test]
+fn a_reader_sees_the_old_file_or_the_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let trees = ["one", "two", "to"].map(|name| folder.path().join(name));
+    let contents = ["1".repeat(300_000), "2".repeat(200_000)];
+    for (root, content) in trees.iter().zip(contents.iter().cycle()) {
+        fs::create_dir(root).unwrap();
+        fs::write(root.join("keystone.conf"), content).unwrap();
+    }
+    let file = trees[2].join("keystone.conf");
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for round in 0..60 {
+                tree::make_equal(&trees[(round + 1) % 2], &trees[2], &[]).unwrap();
+            }
+        });
+        while !writer.is_finished() {
+            let read = fs::read_to_string(&file).unwrap();
+            assert!(contents.contains(&read), "{} bytes of {:?}", read.len(), read.get(..1));
+        }
+    });
+}

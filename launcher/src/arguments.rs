@@ -130,9 +130,21 @@ pub(crate) enum Command {
             generation is made ready first. When it does not become healthy, ends, or does not stay healthy for the \
             soak, the old one serves again (exit status 3). A release that runs already is swapped for itself when its \
             configuration or settings have changed.",
-        after_help = "Examples:\n  opsrun swap keystone juno\n  opsrun swap keystone juno --soak 2m --timeout 5m"
+        after_help = "Examples:\n  opsrun swap keystone juno\n  opsrun swap keystone juno --soak 2m --timeout 5m\
+            \n  opsrun swap keystone juno --config ./keystone-juno"
     )]
     Swap(Swap),
+    /// Put an earlier generation in place of the one that runs, with its image, limits and configuration
+    #[command(
+        long_about = "Put an earlier generation in place of the one that runs: the one that served before it, or the one with \
+            this number. Its image, limits, definition, environment and configuration return together, in a generation of \
+            their own, as `swap` does it: it is made ready first, and when it does not become healthy, ends, or does not stay \
+            healthy for the soak, what ran serves again (exit status 3). Once it is proven, /opt/NAME/conf becomes as it was \
+            then; what had been changed there is kept as a generation, too. Data, logs, and keys that the catalogue \
+            knows stay as they are.",
+        after_help = "Examples:\n  opsrun rollback keystone\n  opsrun rollback keystone 3 --keep-config"
+    )]
+    Rollback(Rollback),
     /// Show what services use: processors, memory, processes, disks
     #[command(
         long_about = "Show what services use: processors, memory, processes, disks. On a terminal each second, until \
@@ -409,6 +421,23 @@ pub(crate) struct Swap {
     pub service: ServiceName,
     /// The release to run: the image's tag
     pub release: String,
+    /// Take the configuration in this folder, which /opt/NAME/conf becomes equal to once it is proven
+    #[arg(long, value_name = "DIR")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub terms: Terms,
+}
+
+/// `rollback`
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// The service
+    pub service: ServiceName,
+    /// The generation to go back to [default: the one that served before]
+    pub generation: Option<u32>,
+    /// Leave the configuration as it is in /opt/NAME/conf
+    #[arg(long)]
+    pub keep_config: bool,
     #[command(flatten)]
     pub terms: Terms,
 }

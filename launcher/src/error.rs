@@ -130,6 +130,38 @@ pub(crate) enum Error {
         /// What serves.
         active: u32,
     },
+    /// The image of a generation is not in the store any more.
+    #[error("generation {generation} of {service} needs {image}, which is not loaded any more")]
+    ImageGone {
+        /// The service.
+        service: String,
+        /// The generation.
+        generation: u32,
+        /// Name and tag that it had.
+        image: String,
+        /// Its id, `sha256:…`.
+        image_id: String,
+    },
+    /// A rollback to what runs.
+    #[error("{service} runs generation {generation} already, with the configuration that it began with")]
+    AlreadyActive {
+        /// The service.
+        service: String,
+        /// What serves.
+        generation: u32,
+    },
+    /// A configuration for a service that sees none.
+    #[error("{service} has no folder for a configuration in its container")]
+    NoPlaceForConfiguration {
+        /// The service.
+        service: String,
+    },
+    /// What was typed is no folder.
+    #[error("{path} is no folder", path = .path.display())]
+    NotAFolder {
+        /// What was typed.
+        path: PathBuf,
+    },
     /// No image of a service is loaded.
     #[error("no image for {service} is loaded")]
     NoImage {

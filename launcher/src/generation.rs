@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use runtime::client::is_supervised;
 use runtime::definition::Definition;
 use runtime::folders::ServiceFolders;
-use runtime::history::{self, Cause, Entry, History, Kind, Person};
+use runtime::history::{self, Cause, History, Kind, Person};
 use runtime::record::Record;
 use serde::Deserialize;
 
@@ -127,7 +127,13 @@ impl Candidate {
         Some(text.replace(&folder.display().to_string(), "FOLDER").replace(&id, "CGROUP"))
     }
 
-    /// It serves, or keeps a configuration: it stays, and the oldest ones go.
+    /// It keeps a configuration and is not to run: it stays. The oldest ones go when the one that is to run stays, too, since
+    /// until then one of them may be what it is made from.
+    pub(crate) fn stay(mut self) {
+        self.keep = true;
+    }
+
+    /// It serves: it stays, and the oldest ones go.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Runtime`] when an old one cannot be removed; this one stays all the same.
@@ -152,10 +158,8 @@ impl Candidate {
 fn needed(folders: &ServiceFolders) -> Result<Vec<u32>, Error> {
     let past = History::of(folders).read()?;
     let active = Record::read(folders)?.map(|record| record.generation);
-    let is_kept = |entry: &&Entry| entry.made.as_ref().is_some_and(|made| made.kind == Kind::Kept);
-    let kept = past.entries.iter().rev().find(is_kept).map(|entry| entry.generation);
     let before = active.and_then(|active| past.before(active));
-    Ok([active, before, kept].into_iter().flatten().collect())
+    Ok([active, before, past.last_kept()].into_iter().flatten().collect())
 }
 
 /// Removes a generation. It is renamed first: a crash in between leaves none that is half there.

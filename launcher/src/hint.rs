@@ -7,6 +7,7 @@ use bundles::store::Excess;
 
 use crate::error::{Access, Error};
 use crate::layout::ROOT_VARIABLE;
+use crate::print::amount::short_id;
 
 /// The hint for an error; `None` when nothing better than the error's own words is known.
 pub(crate) fn hint(error: &Error) -> Option<String> {
@@ -50,6 +51,17 @@ pub(crate) fn hint(error: &Error) -> Option<String> {
         Error::NoGeneration { service, .. } | Error::GenerationGone { service, .. } => Some(format!(
             "opsrun history {service}; `generations.keep` in its settings says how many are kept"
         )),
+        Error::ImageGone { image, image_id, .. } => Some(format!(
+            "opsrun load FILE, or opsrun pull {image}; it must be the image with the id {}",
+            short_id(image_id)
+        )),
+        Error::AlreadyActive { service, .. } => Some(format!(
+            "opsrun rollback {service} GENERATION; `opsrun history {service}` shows which there are"
+        )),
+        Error::NoPlaceForConfiguration { .. } => {
+            Some("say where it sees one: conf = \"/etc/…\" under [folders] in its settings".into())
+        }
+        Error::NotAFolder { .. } => None,
         Error::NothingBefore { service, .. } => Some(format!("opsrun history {service}")),
         Error::NoImage { pull: Some(pull), .. } => Some(format!("opsrun pull {pull}, or opsrun load FILE")),
         Error::NoImage { image, .. } => {

@@ -5,6 +5,7 @@ mod access;
 mod arguments;
 mod catalogue;
 mod commands;
+mod configuration;
 mod definition;
 mod drift;
 mod error;
@@ -21,8 +22,10 @@ mod one_shot;
 mod own_folders;
 mod prepare;
 mod print;
+mod put_back;
 mod registries;
 mod release;
+mod remake;
 mod replacement;
 mod secrets;
 mod service_name;
@@ -84,6 +87,7 @@ fn perform(command: Command) -> Result<Exit, Error> {
         Command::Stats(arguments) => commands::stats::stats(&layout, &arguments),
         Command::Update(arguments) => commands::update::update(&layout, arguments),
         Command::Swap(arguments) => commands::swap::swap(&layout, arguments),
+        Command::Rollback(arguments) => commands::rollback::rollback(&layout, arguments),
         Command::Restart(arguments) => commands::restart::restart(&layout, arguments),
         Command::Rm(arguments) => commands::rm::rm(&layout, arguments),
         Command::Ps(arguments) => commands::ps::ps(&layout, &arguments),

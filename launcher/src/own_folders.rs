@@ -9,6 +9,7 @@ use bundles::bundle::{ImageFacts, Mount};
 use bundles::rootfs::RootView;
 
 use crate::access::{self, User};
+use crate::configuration;
 use crate::error::{Access, Error};
 use crate::layout::Layout;
 use crate::mounts::{Kind, OwnMount, Volume, by_convention};
@@ -23,6 +24,8 @@ pub(crate) struct OwnFolders {
     mounts: Vec<OwnMount>,
     required: Vec<Entry>,
     live: Vec<Entry>,
+    /// The configuration that counts instead of the service's own.
+    instead: Option<PathBuf>,
 }
 
 impl OwnFolders {
@@ -64,7 +67,28 @@ impl OwnFolders {
             mounts,
             required: configuration.required.or(listed.configuration.required.clone()).unwrap_or_default(),
             live: configuration.live.or(listed.configuration.live.clone()).unwrap_or_default(),
+            instead: None,
         })
+    }
+
+    /// The same, with the configuration in another folder when there is one; what is live stays where it is.
+    ///
+    /// # Errors
+    /// [`Error::NotAFolder`]; [`Error::NoPlaceForConfiguration`] when the container sees none.
+    pub(crate) fn with_configuration(self, folder: Option<&Path>) -> Result<Self, Error> {
+        let Some(folder) = folder else { return Ok(self) };
+        if !folder.is_dir() {
+            return Err(Error::NotAFolder { path: folder.to_owned() });
+        }
+        if self.configuration().is_none() {
+            return Err(Error::NoPlaceForConfiguration { service: self.service.to_string() });
+        }
+        Ok(Self { instead: Some(folder.to_owned()), ..self })
+    }
+
+    /// Where the configuration is that counts.
+    fn source<'a>(&'a self, mount: &'a OwnMount) -> &'a Path {
+        self.instead.as_deref().unwrap_or(&mount.host)
     }
 
     /// The configuration folder, when the container sees one.
@@ -82,11 +106,14 @@ impl OwnFolders {
     /// # Errors
     /// [`Error::NoConfiguration`], [`Error::Io`].
     pub(crate) fn check_configuration(&self) -> Result<(), Error> {
-        let Some(OwnMount { host, .. }) = self.configuration() else { return Ok(()) };
+        let Some(mount) = self.configuration() else { return Ok(()) };
+        let host = self.source(mount);
         let missing = |others| {
             let absent =
                 self.required.iter().map(|entry| host.join(entry.as_path())).find(|file| !is_there(file));
-            let file = absent.unwrap_or_else(|| host.clone());
+            let file = absent.unwrap_or_else(|| host.to_owned());
+            // What was named is to be filled by who named it.
+            let others = others || self.instead.is_some();
             Error::NoConfiguration { service: self.service.to_string(), file, others }
         };
         if is_empty(host)? {
@@ -141,9 +168,10 @@ impl OwnFolders {
                 access::check(service, &user, &mount.host, None, Access::Write)?;
                 continue;
             }
-            access::check(service, &user, &mount.host, None, Access::Search)?;
+            let source = self.source(mount);
+            access::check(service, &user, source, None, Access::Search)?;
             for entry in &self.required {
-                access::check(service, &user, &mount.host, Some(entry.as_path()), Access::Read)?;
+                access::check(service, &user, source, Some(entry.as_path()), Access::Read)?;
             }
             for entry in &self.live {
                 access::check(service, &user, &mount.host, Some(entry.as_path()), Access::Search)?;
@@ -185,26 +213,8 @@ impl OwnFolders {
     /// [`Error::Bundles`], [`Error::Io`].
     pub(crate) fn copy_configuration(&self, copy: &Path) -> Result<(), Error> {
         let Some(mount) = self.configuration() else { return Ok(()) };
-        bundles::tree::copy(&mount.host, copy)?;
-        let failed = |error| Error::io("leave the keys out of the generation's configuration", error);
-        for entry in self.live() {
-            let path = copy.join(entry);
-            let Ok(metadata) = fs_err::symlink_metadata(&path) else { continue };
-            if metadata.is_dir() {
-                for inside in fs_err::read_dir(&path).map_err(failed)? {
-                    let inside = inside.map_err(failed)?;
-                    match inside.file_type().map_err(failed)?.is_dir() {
-                        true => fs_err::remove_dir_all(inside.path()).map_err(failed)?,
-                        false => fs_err::remove_file(inside.path()).map_err(failed)?,
-                    }
-                }
-            } else {
-                // Removed first: a link would be written through.
-                fs_err::remove_file(&path).map_err(failed)?;
-                fs_err::write(&path, "").map_err(failed)?;
-            }
-        }
-        Ok(())
+        let live: Vec<PathBuf> = self.live().map(ToOwned::to_owned).collect();
+        configuration::copy(self.source(mount), copy, &live, &mount.host)
     }
 }
 
@@ -255,6 +265,7 @@ mod tests {
             ],
             required: vec!["keystone.conf".parse().unwrap()],
             live: vec!["fernet-keys".parse().unwrap(), "credential-keys".parse().unwrap()],
+            instead: None,
         }
     }
 

@@ -51,6 +51,12 @@ impl Said {
         Ok(Self { own, listed, both })
     }
 
+    /// What of the configuration is live: bound as it is on the host, and in no generation.
+    pub(crate) fn live(&self) -> Vec<PathBuf> {
+        let live = self.both.configuration.live.iter().flatten();
+        live.map(|entry| entry.as_path().to_owned()).collect()
+    }
+
     /// The settings' volumes and then those that were typed, which win.
     pub(crate) fn volumes(&self, wishes: &Wishes) -> Vec<Volume> {
         [self.both.volumes.clone(), wishes.volumes.clone()].concat()
@@ -69,6 +75,8 @@ impl Said {
 
 /// Prepares the next generation of a service.
 ///
+/// Its configuration is the service's own, or the one in the folder `configuration` when there is one.
+///
 /// The order is: look at everything that can be wrong first, then make what is missing, and take a number last.
 ///
 /// # Errors
@@ -80,6 +88,7 @@ pub(crate) fn generation(
     release: &Release,
     said: &Said,
     wishes: &Wishes,
+    configuration: Option<&Path>,
 ) -> Result<Candidate, Error> {
     let folders = layout.service(service);
     let image = &release.image;
@@ -91,6 +100,7 @@ pub(crate) fn generation(
     let view = image.view()?;
     let account = account::resolve(&view, said.both.user.as_deref().or(facts.user.as_deref()))?;
     let own = OwnFolders::of(layout, service, &view, &facts, (&said.own, &said.listed), &volumes)?;
+    let own = own.with_configuration(configuration)?;
     own.check_configuration()?;
     own.make_missing(&view, &account)?;
     own.check_access(&account)?;
@@ -197,7 +207,10 @@ pub(crate) fn request(
 
 /// The container's resolv.conf and hosts, and where it sees them. Whoever runs the bundle fills them and keeps them equal
 /// to the host's; a bundle can only mount what is there, so here they are made, empty.
-fn places_for_host_files(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>, Error> {
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn places_for_host_files(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>, Error> {
     let failed = |error| Error::io("make a place for the container's host files", error);
     fs_err::create_dir_all(folder).map_err(failed)?;
     let mut places = Vec::new();

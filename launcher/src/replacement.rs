@@ -6,17 +6,18 @@ use std::time::Duration;
 use runtime::client::{self, SwapRequest};
 use runtime::folders::ServiceFolders;
 use runtime::history::{Cause, Kind};
-use runtime::record::Record;
+use runtime::record::{Record, State};
 use runtime::{status, systemd};
 
 use crate::arguments::Terms;
 use crate::commands::look;
-use crate::commands::start::keep;
+use crate::commands::start::{begin, healthy, keep};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::generation::Candidate;
 use crate::layout::Layout;
 use crate::print::{self, sentence};
+use crate::put_back::PutBack;
 use crate::service_name::ServiceName;
 
 /// One generation that is to take another's place.
@@ -27,12 +28,16 @@ pub(crate) struct Replacement<'a> {
     pub service: &'a ServiceName,
     /// What runs.
     pub before: &'a Record,
+    /// Whether it runs; else it fell into a crash loop, and nothing is to be stopped or to go back to.
+    pub is_up: bool,
     /// What is to run, prepared: kept when it serves, removed when it does not.
     pub candidate: Candidate,
     /// Which command it is for.
     pub by: Cause,
     /// The generation that the candidate was made from.
     pub from: Option<u32>,
+    /// Whether the operator's configuration becomes the candidate's.
+    pub put_back: Option<PutBack<'a>>,
     /// On which terms.
     pub terms: &'a Terms,
 }
@@ -45,15 +50,31 @@ impl Replacement<'_> {
     /// has changed.
     pub(crate) fn perform(self) -> Result<Exit, Error> {
         let (service, before) = (self.service.as_str(), self.before);
-        if self.candidate.is_like(before.generation)? {
-            print::note(&sentence::nothing_to_swap(service, &before.release, before.generation));
+        if self.is_up && self.candidate.is_like(before.generation)? {
+            match &self.put_back {
+                Some(put_back) if put_back.is_needed(before.generation)? => {
+                    put_back.put(before.generation, before.generation);
+                }
+                _ => print::note(&sentence::nothing_to_swap(service, &before.release, before.generation)),
+            }
             return Ok(Exit::Done);
         }
         self.candidate.note(Kind::Run, self.by, self.from)?;
-        let outcome = self.switch()?;
-        keep(self.candidate);
+        if let Some(put_back) = &self.put_back {
+            put_back.keep(before.generation)?;
+        }
+        let outcome = if self.is_up { self.switch()? } else { self.start()? };
         print::note(&outcome);
+        if let Some(put_back) = &self.put_back {
+            put_back.put(before.generation, self.candidate.number());
+        }
+        keep(self.candidate);
         Ok(seen_to_serve(&self.layout.service(self.service)))
+    }
+
+    /// Starts the candidate where nothing runs. What to say of it.
+    fn start(&self) -> Result<String, Error> {
+        Ok(healthy(self.service, &begin(self.layout, self.service, self.candidate.number())?))
     }
 
     /// Has the supervisor do it. What to say when the candidate serves.
@@ -145,6 +166,20 @@ pub(crate) fn running(layout: &Layout, service: &ServiceName) -> Result<Record, 
     // It lost its supervisor, and a swap needs one.
     supervise_again(&folders)?;
     Ok(look(layout, service)?.1.record)
+}
+
+/// The record of a service that runs, as [`running`], or of one that was given up by its supervisor. Whether it runs.
+///
+/// # Errors
+/// As [`running`].
+pub(crate) fn running_or_given_up(layout: &Layout, service: &ServiceName) -> Result<(Record, bool), Error> {
+    match running(layout, service) {
+        Err(error @ Error::Runtime(runtime::Error::NotRunning { .. })) => {
+            let record = look(layout, service)?.1.record;
+            if record.state == State::CrashLoop { Ok((record, false)) } else { Err(error) }
+        }
+        found => Ok((found?, true)),
+    }
 }
 
 /// Has a service supervised whose supervisor died; systemd does that by itself.

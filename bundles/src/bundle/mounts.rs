@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{Mount as SpecMount, MountBuilder};
+use oci_spec::runtime::{Mount as SpecMount, MountBuilder, Spec};
 
 use crate::bundle::BundleRequest;
 use crate::error::{Error, Result};
@@ -52,6 +52,22 @@ impl Mounts {
         Ok(Self { kernel, host })
     }
 
+    /// The mounts of a bundle that was made before; those of the host must still be there.
+    pub(super) fn of_spec(spec: &Spec) -> Result<Self> {
+        let (mut host, mut kernel) = (Vec::new(), Vec::new());
+        for mount in spec.mounts().iter().flatten() {
+            match (mount.typ().as_deref(), mount.source()) {
+                (Some("bind"), Some(source)) => {
+                    let read_only = mount.options().iter().flatten().any(|option| option == "ro");
+                    let destination = mount.destination().clone();
+                    host.push(there(Mount { source: source.clone(), destination, read_only })?);
+                }
+                _ => kernel.push(mount.clone()),
+            }
+        }
+        Ok(Self { kernel, host })
+    }
+
     pub(super) fn all(&self) -> Vec<SpecMount> {
         self.kernel.iter().cloned().chain(self.host.iter().map(bind)).collect()
     }
@@ -89,10 +105,15 @@ fn checked(mount: Mount) -> Result<Mount> {
     if is_containers_own(&destination) {
         return Err(wrong("this destination is the container's own"));
     }
+    there(Mount { destination, ..mount })
+}
+
+/// Its source must exist.
+fn there(mount: Mount) -> Result<Mount> {
     match fs::metadata(&mount.source) {
-        Ok(_) => Ok(Mount { destination, ..mount }),
+        Ok(_) => Ok(mount),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(Error::NoMountSource { path: mount.source, destination })
+            Err(Error::NoMountSource { path: mount.source, destination: mount.destination })
         }
         Err(error) => Err(Error::io(format!("look at {}", mount.source.display()), error)),
     }

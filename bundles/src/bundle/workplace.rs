@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, fchmod, mkdirat, readlinkat, unlinkat};
 use rustix::io::Errno;
 
-use crate::bundle::BundleRequest;
+use crate::bundle::Unpacked;
 use crate::bundle::mounts::{Mount, Mounts, is_containers_own};
 use crate::error::{Error, Result};
 use crate::rootfs::{Kind, RootView, proc_path};
 
 pub(super) fn make(
-    request: &BundleRequest,
+    folder: &Path,
+    image: &Unpacked,
     view: &RootView,
     working_directory: &Path,
     mounts: &Mounts,
@@ -35,8 +36,8 @@ pub(super) fn make(
     if !missing && dangling.is_empty() {
         return Ok(());
     }
-    let (upper, work) = (request.folder.join("upper"), request.folder.join("work"));
-    let writable = RootView::writable(&request.image.name, &request.image.layers, &upper, &work)?;
+    let (upper, work) = (folder.join("upper"), folder.join("work"));
+    let writable = RootView::writable(&image.name, &image.layers, &upper, &work)?;
     for destination in dangling {
         remove(&writable, destination)?;
     }

@@ -9,7 +9,7 @@ use runtime::systemd;
 
 use crate::commands::enable::is_enabled;
 use crate::commands::services;
-use crate::commands::start::say_started;
+use crate::commands::start::healthy;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::layout::Layout;
@@ -42,7 +42,7 @@ pub(crate) fn boot(layout: &Layout) -> Result<Exit, Error> {
     let mut failed = 0;
     for service in &order {
         match client::resume(&layout.service(service)) {
-            Ok(started) => say_started(service, &started),
+            Ok(started) => print::note(&healthy(service, &started)),
             Err(error) => {
                 failed += 1;
                 print::failure(&error.into());

@@ -2,7 +2,7 @@
 //! It changes nothing, and shows no secret unless it is told to.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use runtime::history::History;
 use serde_json::Value;
@@ -19,7 +19,6 @@ use crate::listing::{self, DifferentFile, DifferentValue, VERSION};
 use crate::prepare::Said;
 use crate::print::{self, sentence};
 use crate::secrets;
-use crate::settings_value::Entry;
 
 /// A bigger file is said to differ, and not shown.
 const SHOWN_BYTES_MAX: u64 = 1 << 20;
@@ -56,8 +55,7 @@ pub(crate) fn diff(layout: &Layout, arguments: &Diff) -> Result<Exit, Error> {
         Side::Now => layout.own(service).configuration(),
         Side::Generation(number) => generation::configuration(&folders.generation(number)),
     };
-    let live = Said::about(layout, service)?.both.configuration.live.unwrap_or_default();
-    let live: Vec<PathBuf> = live.iter().map(Entry::as_path).map(ToOwned::to_owned).collect();
+    let live = Said::about(layout, service)?.live();
     let (old, new) = (place(from), place(to));
     let changes = drift::changes(&new, &old, &live)?;
     let files = changes.into_iter().map(|change| file(&old, &new, change, arguments.show_secrets));

@@ -107,7 +107,7 @@ fn served_ms(run: &runtime::history::Run, entry: &Entry, now: &Now) -> Option<u6
 fn became(entry: &Entry, now: &Now) -> String {
     let kind = entry.made.as_ref().map(|made| made.kind);
     match entry.runs.last() {
-        None if kind == Some(Kind::Kept) => "keeps the configuration that was replaced".to_owned(),
+        None if kind == Some(Kind::Kept) => "never ran: keeps the edited configuration".to_owned(),
         None => "was never started".to_owned(),
         Some(run) => match &run.ended {
             Some((_, end)) => ended(end),

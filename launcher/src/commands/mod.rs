@@ -21,6 +21,7 @@ pub(crate) mod pull;
 pub(crate) mod restart;
 pub(crate) mod rm;
 pub(crate) mod rmi;
+pub(crate) mod rollback;
 pub(crate) mod run;
 pub(crate) mod save;
 pub(crate) mod start;

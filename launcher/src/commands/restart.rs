@@ -9,7 +9,7 @@ use runtime::record::Record;
 
 use crate::arguments::ServiceOnly;
 use crate::commands::look;
-use crate::commands::start::{new_generation, say_started, serve};
+use crate::commands::start::{healthy, new_generation, serve};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::generation;
@@ -38,13 +38,13 @@ pub(crate) fn restart(layout: &Layout, arguments: ServiceOnly) -> Result<Exit, E
         return new_generation(layout, &service, &release, &said, &wishes, Cause::Restart);
     }
 
-    let candidate = prepare::generation(layout, &service, &release, &said, &wishes)?;
+    let candidate = prepare::generation(layout, &service, &release, &said, &wishes, None)?;
     candidate.note(Kind::Run, Cause::Restart, None)?;
     client::stop(&folders)?;
     let failure = match serve(layout, &service, candidate) {
-        Ok(started) => {
-            say_started(&service, &started);
-            History::of(&folders).ended(before.generation, End::Replaced { by: started.generation })?;
+        Ok(done) => {
+            print::note(&healthy(&service, &done));
+            History::of(&folders).ended(before.generation, End::Replaced { by: done.generation })?;
             return Ok(Exit::Done);
         }
         Err(error) => Box::new(error),

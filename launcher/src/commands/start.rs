@@ -101,9 +101,9 @@ pub(crate) fn new_generation(
     wishes: &Wishes,
     by: Cause,
 ) -> Result<Exit, Error> {
-    let candidate = prepare::generation(layout, service, release, said, wishes)?;
+    let candidate = prepare::generation(layout, service, release, said, wishes, None)?;
     candidate.note(Kind::Run, by, None)?;
-    say_started(service, &serve(layout, service, candidate)?);
+    print::note(&healthy(service, &serve(layout, service, candidate)?));
     Ok(Exit::Done)
 }
 
@@ -112,23 +112,28 @@ pub(crate) fn new_generation(
 /// # Errors
 /// [`Error::Runtime`].
 pub(crate) fn serve(layout: &Layout, service: &ServiceName, candidate: Candidate) -> Result<Started, Error> {
+    let started = begin(layout, service, candidate.number())?;
+    keep(candidate);
+    Ok(started)
+}
+
+/// Has a supervisor start a generation.
+///
+/// # Errors
+/// [`Error::Runtime`].
+pub(crate) fn begin(layout: &Layout, service: &ServiceName, generation: u32) -> Result<Started, Error> {
     if layout.is_host() && systemd::is_running() && !systemd::is_installed() {
         print::warning(sentence::NO_UNIT);
     }
     let folders = layout.service(service);
-    let started = match client::start(&folders, candidate.number()) {
-        Ok(started) => started,
-        Err(error) => {
-            // What the supervisor saw it has noted already; what came before it, nobody has.
-            let end = End::NeverHealthy { reason: Failure::of(&error) };
-            if let Err(error) = History::of(&folders).ended(candidate.number(), end) {
-                print::warning(&error.to_string());
-            }
-            return Err(error.into());
+    client::start(&folders, generation).map_err(|error| {
+        // What the supervisor saw it has noted already; what came before it, nobody has.
+        let end = End::NeverHealthy { reason: Failure::of(&error) };
+        if let Err(error) = History::of(&folders).ended(generation, end) {
+            print::warning(&error.to_string());
         }
-    };
-    keep(candidate);
-    Ok(started)
+        error.into()
+    })
 }
 
 /// Keeps a generation that serves.
@@ -139,16 +144,10 @@ pub(crate) fn keep(candidate: Candidate) {
     }
 }
 
-/// Says that a service is healthy.
-pub(crate) fn say_started(service: &ServiceName, started: &Started) {
+/// What is said of a service that is healthy.
+pub(crate) fn healthy(service: &ServiceName, started: &Started) -> String {
     let took_ms = u64::try_from(started.took.as_millis()).unwrap_or(u64::MAX);
-    print::note(&sentence::healthy(
-        service.as_str(),
-        &started.release,
-        started.generation,
-        started.pid,
-        took_ms,
-    ));
+    sentence::healthy(service.as_str(), &started.release, started.generation, started.pid, took_ms)
 }
 
 /// Before anything is prepared: the runtime refuses as well, but only after all the copying.

@@ -17,7 +17,6 @@ use crate::prepare::Said;
 use crate::print::amount::{ago, short_id, span};
 use crate::print::{self, table::pairs};
 use crate::service_name::ServiceName;
-use crate::settings_value::Entry;
 
 /// So many differences of the configuration are listed; the JSON form has all.
 const CHANGES_SHOWN: usize = 10;
@@ -48,9 +47,7 @@ pub(crate) fn describe(layout: &Layout, name: &ServiceName, looked: &Looked) -> 
     let copy = generation::configuration(&generation);
     let configuration = if copy.is_dir() {
         // A settings file that is wrong by now must not hide how the service does.
-        let said = Said::about(layout, name).ok();
-        let live = said.and_then(|said| said.both.configuration.live).unwrap_or_default();
-        let live: Vec<_> = live.iter().map(Entry::as_path).map(ToOwned::to_owned).collect();
+        let live = Said::about(layout, name).map(|said| said.live()).unwrap_or_default();
         Some(Configuration { changes: drift::changes(&folder, &copy, &live)?, folder, copy })
     } else {
         None

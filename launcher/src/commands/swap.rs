@@ -11,7 +11,9 @@ use crate::generation;
 use crate::layout::Layout;
 use crate::prepare::{self, Said};
 use crate::print::progress::LayerBar;
+use crate::put_back::PutBack;
 use crate::release::{self, Wanted};
+use crate::remake::Remake;
 use crate::replacement::{self, Replacement};
 
 /// Swaps a service.
@@ -29,7 +31,19 @@ pub(crate) fn swap(layout: &Layout, arguments: Swap) -> Result<Exit, Error> {
     let wanted = Wanted { typed: Some(&arguments.release), last: None };
     let release = release::find(&store, service, said.both.image.as_deref(), wanted)?;
     let wishes = generation::wishes(&layout.service(service), before.generation);
-    let candidate = prepare::generation(layout, service, &release, &said, &wishes)?;
-    let terms = &arguments.terms;
-    Replacement { layout, service, before, candidate, by: Cause::Swap, from: None, terms }.perform()
+    let configuration = arguments.config.as_deref();
+    let candidate = prepare::generation(layout, service, &release, &said, &wishes, configuration)?;
+    let remake = Remake { layout, service, store: &store, said: &said };
+    Replacement {
+        layout,
+        service,
+        before,
+        is_up: true,
+        candidate,
+        by: Cause::Swap,
+        from: None,
+        put_back: configuration.map(|_| PutBack { remake, by: Cause::Swap }),
+        terms: &arguments.terms,
+    }
+    .perform()
 }

@@ -243,6 +243,19 @@ pub(crate) fn taken_over(service: &str, release: &str, generation: u32) -> Strin
     format!("{service} {release} has taken over (generation {generation})")
 }
 
+/// `rollback`, when the operator's configuration is that of what serves.
+pub(crate) fn put_back(home: &Path, generation: u32, kept: Option<u32>) -> String {
+    let kept = kept.map_or(String::new(), |kept| format!("; what it was is kept as generation {kept}"));
+    format!("{} is as in generation {generation}{kept}", home.display())
+}
+
+/// `rollback`, when it cannot be made so.
+pub(crate) fn not_put_back(home: &Path, error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    let causes: String = causes.map(|cause| format!(": {cause}")).collect();
+    format!("{} is not as in the generation that serves: {error}{causes}", home.display())
+}
+
 /// `swap`, when what was reported cannot be seen.
 pub(crate) fn not_seen_to_serve(service: &str, reason: &str) -> String {
     format!("{service} did not answer a probe right after: {reason}")
