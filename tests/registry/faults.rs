@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::{Seen, fsck_is_clean, host, nothing_is_there, pull, settings};
 use crate::support::Host;
 use crate::support::registry::Registry;
@@ -80,6 +82,11 @@ type Rule = Box<dyn Fn(About) -> Act + Send + Sync>;
 fn what_a_registry_does_wrong_for_good_leaves_nothing_behind() {
     let failing = Failing::new();
     let own = format!("127.0.0.1:{}", failing.server.port);
+    // Compressed, chance has as many bytes each time as chance will have it.
+    let (manifest, _) = failing.registry.manifest("os/three/manifests/1");
+    let manifest: Value = serde_json::from_slice(&manifest).expect("a manifest");
+    let bytes = manifest["layers"][1]["size"].as_u64().expect("a size");
+    let (longer, bytes) = ((bytes + 100).to_string(), bytes.to_string());
     let faults: Vec<(&str, Rule)> = vec![
         (
             "500 for a manifest",
@@ -251,7 +258,7 @@ fn what_a_registry_does_wrong_for_good_leaves_nothing_behind() {
         failing.fails_so(rule);
         let done = pull(&host, &failing.reference());
         assert_eq!(done.status, 1, "{what}: {done}");
-        seen.see(what, &done, &host, &[(&own, "REGISTRY")]);
+        seen.see(what, &done, &host, &[(&own, "REGISTRY"), (&longer, "100 more"), (&bytes, "so many")]);
         nothing_is_there(&host);
         failing.recovers();
         settings(&host, "", "10s");
