@@ -364,3 +364,81 @@ fn what_a_killed_one_shot_leaves_is_removed_by_the_next() {
     until("no process, mount or cgroup is left", || host.left_over().is_empty());
     assert!(!cgroup.exists());
 }
+
+/// Where the host's containers of this root have their cgroups, whether or not that exists now.
+fn parent_of_cgroups(host: &Host) -> std::path::PathBuf {
+    let text =
+        std::fs::read_to_string(host.path("var/lib/opsrun/services/busybox/generations/1/config.json"));
+    let spec: Value = serde_json::from_str(&text.expect("its bundle")).expect("JSON");
+    let path = spec["linux"]["cgroupsPath"].as_str().expect("a cgroup").trim_start_matches('/').to_owned();
+    support::cgroup_mount().join(path).parent().expect("a parent").to_owned()
+}
+
+#[test]
+fn a_container_that_is_on_no_record_is_removed_by_whoever_looks_next() {
+    for command in [&["stop", "busybox"][..], &["boot"], &["start", "busybox:1"], &["rm", "busybox"]] {
+        let (host, _) = Host::with_busybox();
+        host.opsrun(["start", "busybox:1"]).succeeds();
+        let parent = parent_of_cgroups(&host);
+        if command == ["boot"] {
+            // Its container is to be taken up, and what is beside it is not.
+            kill(i32::try_from(host.service("busybox")["supervisor"].as_i64().expect("one")).expect("a pid"));
+            until("it is gone", || host.service("busybox")["supervisor"].is_null());
+        } else {
+            host.opsrun(["stop", "busybox"]).succeeds();
+            assert!(!parent.exists(), "the last one takes the parent along");
+        }
+        // As a supervisor and the process that makes containers leave it when both are killed at once.
+        let stray = parent.join("busybox-g77");
+        std::fs::create_dir_all(&stray).expect("a cgroup");
+        let mut sleeper = Background(std::process::Command::new("sleep").arg("1000").spawn().expect("sleep"));
+        std::fs::write(stray.join("cgroup.procs"), sleeper.0.id().to_string()).expect("move it there");
+        // Somebody else's.
+        let other = parent.join("busybox-green-g1");
+        std::fs::create_dir(&other).expect("a cgroup");
+
+        let done = host.opsrun(command);
+        assert_eq!(done.status, i32::from(command[0] == "stop"), "{done}");
+        assert!(!stray.exists(), "{done}");
+        assert!(sleeper.0.wait().expect("wait").code().is_none(), "it is killed");
+        assert!(other.exists());
+        std::fs::remove_dir(&other).expect("remove it");
+        if ["stop", "rm"].contains(&command[0]) {
+            let _ = std::fs::remove_dir(&parent);
+        } else {
+            host.opsrun(["stop", "busybox"]).succeeds();
+        }
+        assert!(!parent.exists());
+    }
+}
+
+#[test]
+fn wherever_a_supervisor_dies_at_a_start_the_next_command_leaves_no_cgroup() {
+    let mut deaths = 0;
+    for number in 1.. {
+        let command =
+            [&["stop", "busybox"][..], &["rm", "--force", "busybox"], &["start", "busybox:1"]][number % 3];
+        let (host, _) = Host::with_busybox();
+        host.opsrun(["start", "busybox:1"]).succeeds();
+        let parent = parent_of_cgroups(&host);
+        host.opsrun(["stop", "busybox"]).succeeds();
+        let mut start = host.command();
+        start.env("OPSRUN_TEST_CRASH", format!("supervise:{number}")).args(["start", "busybox:1"]);
+        if support::done(start).status == 0 {
+            break;
+        }
+        deaths += 1;
+        let done = host.opsrun(command);
+        // Where nothing was made there is nothing to stop.
+        let is_up = done.status == 0 && command[0] == "start";
+        assert!(
+            done.status == 0 || command[0] == "stop" || done.stderr.contains("already running"),
+            "{done}"
+        );
+        if is_up || done.status != 0 {
+            host.opsrun(["stop", "busybox"]);
+        }
+        until(&format!("no cgroup is left of death {number}"), || !parent.exists());
+    }
+    assert!(deaths > 2, "only {deaths} deaths");
+}

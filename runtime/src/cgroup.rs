@@ -171,13 +171,40 @@ impl Cgroup<'_> {
             Err(error) => return Err(error.into()),
         }
         // A parent that other services still use is not empty, and stays.
-        let mut parent = self.path.clone();
-        while parent.pop() && !parent.as_os_str().is_empty() {
-            if unlinkat(&self.hierarchy.root, &parent, AtFlags::REMOVEDIR).is_err() {
-                break;
-            }
+        if let Some(parent) = self.path.parent() {
+            self.hierarchy.at(parent).remove_if_empty();
         }
         Ok(())
+    }
+
+    /// Removes it and those above it as far as nothing is in them. Nothing is killed for that.
+    pub(crate) fn remove_if_empty(&self) {
+        let mut path = self.path.as_path();
+        while !path.as_os_str().is_empty() {
+            match unlinkat(&self.hierarchy.root, path, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(_) => break,
+            }
+            path = path.parent().unwrap_or(Path::new(""));
+        }
+    }
+
+    /// The cgroups right below it; none when it does not exist.
+    pub(crate) fn names(&self) -> io::Result<Vec<String>> {
+        let folder = match self.open("") {
+            Ok(folder) => folder,
+            Err(error) if is_gone(&error) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::new(folder)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type() == rustix::fs::FileType::Directory && name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
     }
 
     /// Kills every process in it, and in cgroups below it, and removes those.
@@ -240,22 +267,12 @@ impl Cgroup<'_> {
     }
 
     fn remove_below(&self, path: &Path) -> io::Result<()> {
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let folder = match openat(&self.hierarchy.root, path, flags, Mode::empty()) {
-            // systemd was faster.
-            Err(Errno::NOENT) => return Ok(()),
-            opened => opened?,
-        };
-        for entry in rustix::fs::Dir::read_from(&folder)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if entry.file_type() == rustix::fs::FileType::Directory && name != "." && name != ".." {
-                let below = path.join(name);
-                self.remove_below(&below)?;
-                match unlinkat(&self.hierarchy.root, &below, AtFlags::REMOVEDIR) {
-                    Ok(()) | Err(Errno::NOENT) => {}
-                    Err(error) => return Err(error.into()),
-                }
+        for name in self.hierarchy.at(path).names()? {
+            let below = path.join(name);
+            self.remove_below(&below)?;
+            match unlinkat(&self.hierarchy.root, &below, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
@@ -269,8 +286,9 @@ impl Cgroup<'_> {
         Ok(openat(&self.hierarchy.root, path, flags, Mode::empty())?)
     }
 }
+
 /// Whether an error says that the cgroup was removed meanwhile: by systemd, or by the throw-away process that had made it.
 /// Files of a removed cgroup that are open still say ENODEV.
-fn is_gone(error: &io::Error) -> bool {
+pub(crate) fn is_gone(error: &io::Error) -> bool {
     [Errno::NOENT, Errno::NODEV].iter().any(|gone| error.raw_os_error() == Some(gone.raw_os_error()))
 }

@@ -178,6 +178,7 @@ pub fn stop(folders: &ServiceFolders) -> Result<Stopped, Error> {
             }
             refuse_if_supervised(folders)?;
             if record.process.is_none() && record.state == State::Stopped {
+                clear(folders)?;
                 return Err(not_running());
             }
             // First: that its supervisor was lost would not be why it ended.
@@ -193,6 +194,14 @@ pub fn stop(folders: &ServiceFolders) -> Result<Stopped, Error> {
             Ok(stopped)
         }
     }
+}
+
+/// Removes what is left of a service that has no supervisor.
+///
+/// # Errors
+/// [`Error::Busy`] when it has one, [`Error::Io`].
+pub fn clear(folders: &ServiceFolders) -> Result<(), Error> {
+    supervisor::clear_by(folders, By::this_process(), false)
 }
 
 /// Changes the limits of a running service without a restart: all of them, or none when one cannot be kept.

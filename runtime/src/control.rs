@@ -49,6 +49,13 @@ pub(crate) enum Command {
         /// Annotations of its bundle that go with them.
         annotations: BTreeMap<String, String>,
     },
+    /// Hold a generation's container still until this client says [`Command::Thaw`] or is gone.
+    Freeze {
+        /// Its number.
+        generation: u32,
+    },
+    /// Let it go on.
+    Thaw,
 }
 
 /// What the supervisor says.
@@ -103,6 +110,15 @@ pub(crate) enum Answer {
         /// The files whose values are others now.
         changed: Vec<String>,
     },
+    /// The container comes to stand still.
+    Freezing {
+        /// Its cgroup, which says when it does.
+        cgroup: PathBuf,
+    },
+    /// This host cannot hold it still.
+    CannotFreeze,
+    /// It goes on.
+    Thawed,
     /// Another command or supervisor holds the service.
     Busy {
         /// The process that does; 0 when unknown.

@@ -120,16 +120,18 @@ fn create(
     let console = write_engine_bundle(run, &engine, bundle.terminal())?;
     let mut container = build(bundle, run, stdio, &console, confinement)?;
     let pid = container.pid().map_or(0, nix::unistd::Pid::as_raw);
-    report_created(channel, pid, unenforced, console)?;
-    let go = channel
-        .receive::<Go>()
-        .map_err(|error| Error::Io { doing: "wait for the word to start", source: error })?;
-    if go.is_none() {
+    let failed = |error| Error::Io { doing: "wait for the word to start", source: error };
+    let word = report_created(channel, pid, unenforced, console)
+        .and_then(|()| channel.receive::<Go>().map_err(failed));
+    match word {
+        Ok(Some(_)) => container.start().map_err(|error| container_error("start the container", &error)),
         // The asker is gone or has thought better of it: nothing half-made stays behind.
-        let _ = container.delete(true);
-        return Ok(());
+        other => {
+            let _ = container.delete(true);
+            bundle.remove_empty_cgroup();
+            other.map(drop)
+        }
     }
-    container.start().map_err(|error| container_error("start the container", &error))
 }
 
 fn build(
@@ -295,6 +297,13 @@ impl Bundle {
             let _ = cgroup.clear();
         }
         unenforced
+    }
+
+    /// Removes the cgroup if nothing is in it. OK to fail: it may belong to the next container of this name already.
+    fn remove_empty_cgroup(&self) {
+        if let Ok(hierarchy) = cgroup::Hierarchy::open() {
+            hierarchy.at(&self.cgroup).remove_if_empty();
+        }
     }
 
     /// Gives the pipes to the container's user, so that an image's `/dev/stdout` can be opened by it.

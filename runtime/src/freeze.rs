@@ -1,62 +1,74 @@
-//! Holds a container still, so that its files can be read as of one moment.
-//! It knows no service; a container is its cgroup (cgroup-v2.rst, cgroup.freeze: Linux 5.2, without any controller).
+//! Has a service's container held still, so that its files can be read as of one moment.
+//! It does not do so itself: the supervisor does, which lets it go on also when this process is killed.
+//!
+//! A container is its cgroup here (cgroup-v2.rst, cgroup.freeze: Linux 5.2, without any controller).
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
-
-use crate::cgroup::{Cgroup, Hierarchy};
+use crate::cgroup::Hierarchy;
+use crate::control::{self, Answer, Command, Conversation};
 use crate::error::Error;
+use crate::folders::ServiceFolders;
 
 /// How long processes may take to stand still; one that waits for a disk does so in between.
 const FREEZE_WAIT: Duration = Duration::from_secs(10);
 
-/// A container that stands still until this is dropped.
+/// What came of the wish to hold a container still.
+#[derive(Debug)]
+pub enum Freeze {
+    /// It stands still.
+    Done(Frozen),
+    /// It has just ended, and is as still as can be.
+    Down,
+    /// This host cannot do that.
+    Unknown,
+    /// The service has no supervisor.
+    Unsupervised,
+}
+
+/// A container that stands still until this is dropped, or this process ends in whatever way.
 #[derive(Debug)]
 #[must_use = "the container goes on when this is dropped"]
 pub struct Frozen {
-    hierarchy: Hierarchy,
+    supervisor: Conversation,
     cgroup: PathBuf,
-    before: SigSet,
 }
 
 impl Frozen {
-    /// Freezes a container; `None` when its host cannot, or the cgroup is gone. Until it goes on again this thread takes
-    /// no signal to end: a service that stands still for ever would be worse than a Ctrl-C that waits a moment.
+    /// Has the container of a generation held still.
     ///
     /// # Errors
-    /// [`Error::Io`] when it does not come to stand still; it goes on then.
-    pub fn of(cgroup: &Path) -> Result<Option<Self>, Error> {
+    /// [`Error::Io`] when it does not come to stand still, and it goes on then; [`Error::Supervisor`],
+    /// [`Error::SupervisorGone`].
+    pub fn of(folders: &ServiceFolders, generation: u32) -> Result<Freeze, Error> {
         let failed = |source| Error::Io { doing: "hold the container still", source };
-        let hierarchy = Hierarchy::open().map_err(failed)?;
-        if hierarchy.at(cgroup).read("cgroup.freeze").is_err() {
-            return Ok(None);
+        let service = || folders.name().to_owned();
+        let Ok(stream) = control::connect(&folders.control()) else { return Ok(Freeze::Unsupervised) };
+        let mut supervisor = Conversation::new(stream);
+        supervisor.say(&Command::Freeze { generation }).map_err(failed)?;
+        match supervisor.hear::<Answer>().map_err(failed)? {
+            Some(Answer::Freezing { cgroup }) => {
+                // From here on dropping it lets the container go on.
+                let frozen = Self { supervisor, cgroup };
+                frozen.wait().map_err(failed)?;
+                Ok(Freeze::Done(frozen))
+            }
+            Some(Answer::Stopped) => Ok(Freeze::Down),
+            Some(Answer::CannotFreeze) => Ok(Freeze::Unknown),
+            Some(Answer::Refused(source)) => Err(Error::Supervisor { service: service(), source }),
+            _ => Err(Error::SupervisorGone { service: service() }),
         }
-        let mut ends = SigSet::empty();
-        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE]
-            .into_iter()
-            .for_each(|signal| ends.add(signal));
-        let mut before = SigSet::empty();
-        pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&ends), Some(&mut before))
-            .map_err(|error| failed(error.into()))?;
-        // From here on dropping it lets the container go on.
-        let frozen = Self { hierarchy, cgroup: cgroup.to_owned(), before };
-        frozen.cgroup().write("cgroup.freeze", "1").map_err(failed)?;
-        frozen.wait().map_err(failed)?;
-        Ok(Some(frozen))
-    }
-
-    fn cgroup(&self) -> Cgroup<'_> {
-        self.hierarchy.at(&self.cgroup)
     }
 
     fn wait(&self) -> io::Result<()> {
+        let hierarchy = Hierarchy::open()?;
+        let cgroup = hierarchy.at(&self.cgroup);
         let deadline = Instant::now() + FREEZE_WAIT;
         loop {
             // POLLPRI is raised on it when "frozen" changes; it must have been read before that.
-            let events = self.cgroup().file("cgroup.events")?;
+            let events = cgroup.file("cgroup.events")?;
             let text = io::read_to_string(&events)?;
             if text.lines().any(|line| line == "frozen 1") {
                 return Ok(());
@@ -77,9 +89,15 @@ impl Frozen {
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        // OK to fail: the cgroup is gone, and with it what stood still.
-        let _ = self.cgroup().write("cgroup.freeze", "0");
-        // OK to fail: it cannot, with a mask that it gave itself.
-        let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None);
+        let asked = self.supervisor.say(&Command::Thaw).and_then(|()| self.supervisor.hear::<Answer>());
+        if !matches!(asked, Ok(Some(Answer::Thawed))) {
+            // Its supervisor has died: nobody else is left to do it. OK to fail: the cgroup is gone then, and what stood
+            // still with it.
+            let _ = thaw(&self.cgroup);
+        }
     }
+}
+
+fn thaw(cgroup: &Path) -> io::Result<()> {
+    Hierarchy::open()?.at(cgroup).write("cgroup.freeze", "0")
 }

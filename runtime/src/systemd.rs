@@ -23,6 +23,7 @@ use rustix::net::{
     SocketType, connect, sendmsg, socket_with,
 };
 
+use crate::cgroup::Hierarchy;
 use crate::error::{Error, Failure};
 use crate::folders::ServiceFolders;
 use crate::os;
@@ -148,6 +149,19 @@ fn command(program: &str) -> Command {
 #[must_use]
 pub fn scoped(id: &str, attempt: &str) -> PathBuf {
     Path::new("/").join(SLICE).join(format!("opsrun-{id}-{attempt}.scope")).join(id)
+}
+
+/// The cgroups of all containers in scopes of their own, as [`scoped`] made them.
+pub(crate) fn scopes(hierarchy: &Hierarchy) -> io::Result<Vec<PathBuf>> {
+    let slice = Path::new("/").join(SLICE);
+    let scopes = hierarchy.at(&slice).names()?.into_iter();
+    Ok(scopes.filter_map(|scope| Some(slice.join(&scope).join(id_in_scope(&scope)?))).collect())
+}
+
+/// The id in a scope's name, before `-PID-NUMBER`.
+fn id_in_scope(scope: &str) -> Option<&str> {
+    let attempt = scope.strip_prefix("opsrun-")?.strip_suffix(".scope")?;
+    attempt.rsplitn(3, '-').nth(2)
 }
 
 /// The scope that a cgroup is in, as a path, when [`scoped`] made it.
@@ -308,6 +322,8 @@ mod tests {
         let cgroup = scoped("keystone-g7", "12-1");
         assert_eq!(cgroup, Path::new("/opsrun.slice/opsrun-keystone-g7-12-1.scope/keystone-g7"));
         assert_eq!(scope_of(&cgroup), cgroup.parent());
+        assert_eq!(id_in_scope("opsrun-keystone-g7-12-1.scope"), Some("keystone-g7"));
+        assert_eq!(id_in_scope("keystone.scope"), None);
         for other in ["/opsrun/keystone-g7", "/opsrun-00/runs/x", "/a.scope/b", "/opsrun.slice/b", "/x"] {
             assert_eq!(scope_of(Path::new(other)), None, "{other}");
         }

@@ -279,3 +279,124 @@ impl Drop for Background {
         let _ = self.0.wait();
     }
 }
+
+/// A command that stops, as by SIGSTOP, at the `when`th of these system calls of one of its threads, and stays so until
+/// it is let go: in the middle of what it does, for as long as a test needs.
+pub struct Stopped {
+    strace: Child,
+    pid: nix::unistd::Pid,
+    folder: tempfile::TempDir,
+}
+
+impl Stopped {
+    /// Waits until it stands there.
+    #[track_caller]
+    pub fn at<A: AsRef<OsStr>>(
+        host: &Host,
+        calls: &str,
+        when: usize,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
+        Self::try_at(host, calls, when, arguments).unwrap_or_else(|| panic!("no call {when} of {calls}"))
+    }
+
+    /// The same; `None` when it ended before.
+    #[track_caller]
+    pub fn try_at<A: AsRef<OsStr>>(
+        host: &Host,
+        calls: &str,
+        when: usize,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let trace = folder.path().join("trace");
+        let file = |name: &str| std::fs::File::create(folder.path().join(name)).expect("a file");
+        let mut command = Command::new("strace");
+        // Its threads, but none of the programs that it starts.
+        command.args(["-f", "-b", "execve", "-q", "-o"]).arg(&trace);
+        command.args(["-e", &format!("trace={calls}")]);
+        command.args(["-e", &format!("inject={calls}:signal=SIGSTOP:when={when}")]);
+        command.arg(program()).args(arguments).env("OPSRUN_ROOT", host.root.path());
+        command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
+        let mut strace = command.spawn().expect("start strace");
+        let mut pid = None;
+        until("the command stops", || {
+            let text = std::fs::read_to_string(&trace).unwrap_or_default();
+            let line = text.lines().find(|line| line.contains("--- stopped by SIGSTOP ---"));
+            pid = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            pid.is_some() || strace.try_wait().expect("look at it").is_some()
+        });
+        let pid = nix::unistd::Pid::from_raw(pid?);
+        Some(Self { strace, pid, folder })
+    }
+
+    /// Kills it where it stands.
+    pub fn kill(mut self) {
+        nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGKILL).expect("kill it");
+        self.strace.wait().expect("wait for strace");
+    }
+
+    /// Lets it go on and waits for its end.
+    pub fn go_on(mut self) -> Done {
+        nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGCONT).expect("let it go on");
+        let status = self.strace.wait().expect("wait for strace");
+        let read = |name: &str| std::fs::read(self.folder.path().join(name)).expect("read it");
+        let (stdout, stderr) = (read("stdout"), read("stderr"));
+        Done::of("a command that was stopped".to_owned(), &Output { status, stdout, stderr })
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if self.strace.try_wait().is_ok_and(|ended| ended.is_none()) {
+            let _ = nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGKILL);
+            let _ = self.strace.wait();
+        }
+    }
+}
+
+/// A command whose standard error can be looked at while it runs.
+pub struct Running {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Running {
+    pub fn begin<A: AsRef<OsStr>>(host: &Host, arguments: impl IntoIterator<Item = A>) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str| std::fs::File::create(folder.path().join(name)).expect("a file");
+        let mut command = host.command();
+        command.args(arguments).stdout(file("stdout")).stderr(file("stderr"));
+        Self { child: command.spawn().expect("start opsrun"), folder }
+    }
+
+    /// Waits until it says something.
+    #[track_caller]
+    pub fn says(&mut self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let ended = self.child.try_wait().expect("look at it").is_some();
+            let said = std::fs::read_to_string(self.folder.path().join("stderr")).expect("read it");
+            if said.contains(text) {
+                return;
+            }
+            assert!(!ended && Instant::now() < deadline, "it does not say «{text}» but: {said}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> Done {
+        let status = self.child.wait().expect("wait for it");
+        let read = |name: &str| std::fs::read(self.folder.path().join(name)).expect("read it");
+        let (stdout, stderr) = (read("stdout"), read("stderr"));
+        Done::of("a command in the background".to_owned(), &Output { status, stdout, stderr })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bundles::digest::Digest;
 use bundles::reference::Reference;
 use bundles::store::{CommitOptions, Store};
-use runtime::freeze::Frozen;
+use runtime::freeze::{Freeze, Frozen};
 
 use crate::arguments::Commit;
 use crate::commands::{look, now_ms};
@@ -35,17 +35,15 @@ pub(crate) fn commit(layout: &Layout, arguments: Commit) -> Result<Exit, Error> 
     let store = Store::open(&layout.store())?;
     let image: Digest = status.record.image_id.parse()?;
     let image = store.find(&Reference::id(image))?;
-    let process = status.record.process.as_ref().filter(|_| status.alive);
-    let frozen = match process {
-        Some(process) if arguments.pause => {
-            let frozen = Frozen::of(Path::new(&process.cgroup))?;
-            if frozen.is_none() {
-                print::warning(&sentence::not_paused(service.as_str()));
-            }
-            frozen
-        }
-        _ => None,
+    let frozen = match status.alive && arguments.pause {
+        true => Some(Frozen::of(&folders, status.record.generation)?),
+        false => None,
     };
+    match frozen {
+        Some(Freeze::Unknown) => print::warning(&sentence::not_paused(service.as_str())),
+        Some(Freeze::Unsupervised) => print::warning(&sentence::not_paused_unsupervised(service.as_str())),
+        Some(Freeze::Done(_) | Freeze::Down) | None => {}
+    }
     let changes = store.changes(&image, &upper, &mount_points);
     // What comes now needs the container no more.
     drop(frozen);

@@ -32,6 +32,8 @@ pub(crate) fn rm(layout: &Layout, arguments: Rm) -> Result<Exit, Error> {
             Err(error) => return Err(error.into()),
         }
     }
+    // What a supervisor that died has left would have no record that tells of it any more.
+    client::clear(&folders)?;
     enable::forget(&folders, &service)?;
     // The record last but for its folder: a removal that was cut short can be repeated, as `rm` still knows the name.
     for folder in [&folders.run, &folders.log, &folders.generations(), &folders.state] {

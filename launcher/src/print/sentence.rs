@@ -122,6 +122,13 @@ pub(crate) fn not_paused(service: &str) -> String {
     format!("{service} is not paused, which this host cannot do: what it writes now may be half in the image")
 }
 
+/// `commit`, of a service whose supervisor has died.
+pub(crate) fn not_paused_unsupervised(service: &str) -> String {
+    format!(
+        "{service} is not paused, since it has no supervisor: what it writes now may be half in the image"
+    )
+}
+
 /// `commit`, about what no layer can hold.
 pub(crate) fn sockets_left_out(sockets: u64) -> String {
     match sockets {

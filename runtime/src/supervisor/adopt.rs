@@ -5,13 +5,14 @@
 //! word otherwise.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::running::Running;
 use super::{Supervisor, now_unix_ms, past};
+use crate::cgroup::Hierarchy;
 use crate::container;
 use crate::error::{Error, Failure};
 use crate::events::By;
@@ -21,6 +22,7 @@ use crate::lifecycle::Event;
 use crate::log::Stream;
 use crate::memory::MemoryWatch;
 use crate::record::{Health, Other, Process, Record, State, Wanted};
+use crate::systemd;
 
 /// Names of the outputs as systemd keeps them.
 const OUTPUTS: [(Stream, &str); 2] = [(Stream::Stdout, "stdout"), (Stream::Stderr, "stderr")];
@@ -83,9 +85,40 @@ pub(super) fn clear_container(
     }
 }
 
+/// Kills and removes containers of the service beside the recorded one: a supervisor that died before its record named
+/// them has left them, and nobody else knows of them. Where its containers are, any of its bundles says.
+fn clear_unrecorded(folders: &ServiceFolders, recorded: Option<&Path>) -> Result<(), Error> {
+    let failed = |source| Error::Io { doing: "look for containers that are on no record", source };
+    let bundles = fs_err::read_dir(folders.generations()).into_iter().flatten().flatten();
+    let spec = bundles.filter_map(|entry| container::read_spec(&entry.path()).ok()).next();
+    let Some(parent) = spec.as_ref().and_then(|spec| container::cgroup_of(spec).parent()) else {
+        return Ok(());
+    };
+    let hierarchy = Hierarchy::open().map_err(failed)?;
+    let is_its = |id: &str| {
+        let number = id.strip_prefix(folders.name()).and_then(|rest| rest.strip_prefix("-g"));
+        number.is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    let mut found: Vec<PathBuf> =
+        hierarchy.at(parent).names().map_err(failed)?.iter().map(|name| parent.join(name)).collect();
+    if folders.is_of_host() {
+        found.extend(systemd::scopes(&hierarchy).map_err(failed)?);
+    }
+    for cgroup in found.iter().filter(|cgroup| is_its(&container::id_of(cgroup))) {
+        if Some(cgroup.as_path()) != recorded {
+            container::clear(&folders.run, cgroup)?;
+        }
+    }
+    hierarchy.at(parent).remove_if_empty();
+    Ok(())
+}
+
 /// Kills and removes what a supervisor that died left behind; whether it lived.
 pub(super) fn clear_leftovers(folders: &ServiceFolders) -> Result<bool, Error> {
-    let Some(mut record) = Record::read(folders)? else { return Ok(false) };
+    let record = Record::read(folders)?;
+    let recorded = record.as_ref().and_then(|record| record.process.as_ref());
+    clear_unrecorded(folders, recorded.map(|process| Path::new(&process.cgroup)))?;
+    let Some(mut record) = record else { return Ok(false) };
     let Some(process) = record.process.take() else { return Ok(false) };
     let alive = process.is_alive();
     container::clear(&folders.run, Path::new(&process.cgroup))?;
@@ -124,6 +157,8 @@ impl Supervisor {
                 running.memory = MemoryWatch::begin(&running.cgroup);
                 running.output = output;
                 running.life = running.life.with_restarts(record.restarts);
+                // Whoever had the dead supervisor hold it still can have died as well. OK to fail: then it does not.
+                let _ = running.thaw();
                 Event::Adopted
             }
             None if record.wanted == Wanted::Up => {

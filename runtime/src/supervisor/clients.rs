@@ -20,6 +20,8 @@ const CLIENTS_MAX: usize = 32;
 pub(super) struct Client {
     conversation: Conversation,
     waits_for: Option<Awaited>,
+    /// The generation that stands still for it.
+    pub freezes: Option<u32>,
 }
 
 /// What a client waits for.
@@ -32,7 +34,7 @@ pub(super) enum Awaited {
 
 impl Client {
     pub fn new(conversation: Conversation) -> Self {
-        Self { conversation, waits_for: None }
+        Self { conversation, waits_for: None, freezes: None }
     }
 }
 
@@ -63,6 +65,7 @@ impl Supervisor {
             // A client that left, or that does not speak this protocol.
             Ok(None) | Err(_) => {
                 self.clients.remove(index);
+                self.thaw();
             }
         }
     }
@@ -108,6 +111,14 @@ impl Supervisor {
                 }
                 Err(error) => Answer::Refused(Failure::of(&error)),
             }),
+            (Command::Freeze { generation }, _) => Some(self.freeze(index, *generation)),
+            (Command::Thaw, _) => {
+                if let Some(client) = self.clients.get_mut(index) {
+                    client.freezes = None;
+                }
+                self.thaw();
+                Some(Answer::Thawed)
+            }
         }
     }
 

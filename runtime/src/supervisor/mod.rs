@@ -20,6 +20,7 @@ mod adopt;
 mod children;
 mod clients;
 mod corrupt;
+mod freezing;
 mod past;
 mod running;
 mod swapping;

@@ -36,6 +36,8 @@ pub(super) struct Running {
     pub cgroup: PathBuf,
     pub bundle: PathBuf,
     pub prober: Prober,
+    /// Whether it stands still for somebody.
+    pub frozen: bool,
     pub log: LogWriter,
     pub host_files: Option<HostFiles>,
     pub making: Option<Making>,
@@ -87,6 +89,7 @@ impl Running {
             bundle,
             log,
             host_files: Some(host_files),
+            frozen: false,
             making: None,
             pid: None,
             memory: None,
@@ -133,6 +136,7 @@ impl Running {
         let failed = |error| Error::Io { doing: "prepare the container's output", source: error };
         // What is left of an attempt that a crash cut short.
         container::clear(&folders.run, &self.cgroup)?;
+        self.frozen = false;
         let null = std::fs::File::open("/dev/null").map_err(failed)?;
         let (out, out_far) = pipe().map_err(failed)?;
         let (err, err_far) = pipe().map_err(failed)?;
