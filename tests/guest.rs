@@ -56,6 +56,18 @@ impl Guest {
         self
     }
 
+    /// The same, until the file `cut` is there: then its power is cut. It is one that keeps its disk.
+    fn run_until_cut(&self, script: &str, arguments: &[&str]) -> Done {
+        let cut = self.folder.path().join("cut");
+        let _ = std::fs::remove_file(&cut);
+        let mut options = self.options.clone();
+        options.extend(["--power-cut-after".to_owned(), "cut".to_owned()]);
+        let _beside = GUESTS.read().unwrap_or_else(PoisonError::into_inner);
+        let done = self.boot_with(&options, script, arguments);
+        assert!(done.stderr.contains("power cut"), "{done}");
+        done
+    }
+
     /// Boots it, runs a script and prints what that said.
     fn run(&self, script: &str, arguments: &[&str]) -> Done {
         if self.alone {
@@ -67,8 +79,12 @@ impl Guest {
     }
 
     fn boot(&self, script: &str, arguments: &[&str]) -> Done {
+        self.boot_with(&self.options, script, arguments)
+    }
+
+    fn boot_with(&self, options: &[String], script: &str, arguments: &[&str]) -> Done {
         let mut command = Command::new(tree().join("scripts/guest"));
-        command.arg("run").args(&self.options).arg(self.folder.path().join(script)).args(arguments);
+        command.arg("run").args(options).arg(self.folder.path().join(script)).args(arguments);
         command.env("OPSRUN_BINARY", env!("CARGO_BIN_EXE_opsrun"));
         let done = done(command);
         println!("{}", done.stdout);
@@ -128,4 +144,29 @@ fn keystone_answers_by_itself_after_a_reboot_without_systemd() {
 fn limits_hold_are_told_apart_and_leave_nothing() {
     let guest = Guest::new(&["--debian", "trixie", "--timeout", "600"], &["busybox-1.tar"]).alone();
     guest.run("limits.sh", &[]);
+}
+
+/// A power cut at so many moments; `OPSRUN_TEST_POWER_CUTS` says otherwise, `OPSRUN_TEST_POWER_IMAGE` with which image.
+const POWER_CUTS: u32 = 5;
+
+#[test]
+fn a_power_cut_at_any_moment_leaves_whole_images_or_none() {
+    let cuts =
+        std::env::var("OPSRUN_TEST_POWER_CUTS").map_or(POWER_CUTS, |text| text.parse().expect("a number"));
+    let archive = std::env::var("OPSRUN_TEST_POWER_IMAGE").unwrap_or_else(|_| "busybox-1.tar".to_owned());
+    let what = std::env::var("OPSRUN_TEST_POWER_OF").unwrap_or_else(|_| "all".to_owned());
+    let longest =
+        std::env::var("OPSRUN_TEST_POWER_SECONDS").map_or(6.0, |text| text.parse().expect("a number"));
+    let guest = Guest::new(&["--minimal", "--timeout", "600"], &[&archive]).that_keeps_its_disk();
+    let mut under_way = std::collections::BTreeMap::<String, u32>::new();
+    for cut in 0..cuts {
+        // Spread by the golden ratio: no two alike, and none near another.
+        let moment = (f64::from(cut) * 0.618_034).fract() * longest;
+        guest.run_until_cut("power.sh", &[&archive, &what, &format!("{moment:.2}")]);
+        let at = std::fs::read_to_string(guest.folder.path().join("at")).expect("what was under way");
+        println!("cut after {moment:.2} s, in {}", at.trim());
+        *under_way.entry(at.trim().to_owned()).or_default() += 1;
+    }
+    guest.run("power.sh", &[&archive, "nothing", "0"]);
+    println!("{cuts} power cuts: {under_way:?}");
 }

@@ -109,8 +109,9 @@ impl Store {
                 work.take_in(&[found], &[vec![name]], Bounds::none(), progress)
             }
         });
-        let emptied = stage::clear(&tmp);
-        result.and(emptied)?;
+        // OK to fail: as after a load.
+        let _ = stage::clear(&tmp);
+        result?;
         let missing = || Error::StoreMissing { path: self.image_folder(id) };
         let image = self.image_of(id, &self.tags()?)?.ok_or_else(missing);
         // Not before it is looked at: who waits for the lock can be about to remove it.

@@ -67,10 +67,9 @@ impl Store {
         };
         let stage = Stage::new(&self.tmp_folder())?;
         let result = self.take_slowly(&stage, &found, &names, options.bounds, progress);
-        // Whatever became of it.
-        let removed = stage.remove();
-        let image = result.map_err(stopped)?;
-        removed.map(|()| image)
+        // Whatever became of it. OK to fail: as after a load.
+        let _ = stage.remove();
+        result.map_err(stopped)
     }
 
     /// Takes an image in that comes from afar: nobody has to wait until all of it is here. Nobody keeps the layers
@@ -117,9 +116,9 @@ impl Store {
         stage::clear(&tmp)?;
         let mut work = Work::new(self, &tmp);
         let result = work.take_in(found, names, bounds, progress);
-        // Whatever became of it.
-        let emptied = stage::clear(&tmp);
-        result.and(emptied)?;
+        // Whatever became of it. OK to fail: what is left there is nobody's, and the next who changes the store removes it.
+        let _ = stage::clear(&tmp);
+        result?;
         let tags = self.tags()?;
         let ids = found.iter().map(|found| found.id);
         let images = ids.map(|id| {

@@ -70,17 +70,24 @@ fn hold(
 
 /// A process that holds a lock on a file, as far as the kernel says: proc_locks(5).
 fn holder_of(file: &File) -> Option<u32> {
-    let inode = rustix::fs::fstat(file).ok()?.st_ino.to_string();
+    let seen = rustix::fs::fstat(file).ok()?;
+    let inode = seen.st_ino.to_string();
+    let (major, minor) = (rustix::fs::major(seen.st_dev), rustix::fs::minor(seen.st_dev));
+    let here = format!("{major:02x}:{minor:02x}:{inode}");
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    locks.lines().find_map(|line| {
-        // `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`; who waits has an arrow after the number.
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let [_, "FLOCK", _, _, pid, place, ..] = words.as_slice() else { return None };
-        if place.rsplit(':').next() != Some(inode.as_str()) {
-            return None;
-        }
-        pid.parse().ok().filter(|pid| *pid != std::process::id())
-    })
+    let holders = || {
+        locks.lines().filter_map(|line| {
+            // `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`; who waits has an arrow after the number.
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [_, "FLOCK", _, _, pid, place, ..] = words.as_slice() else { return None };
+            let pid = pid.parse().ok().filter(|pid| *pid != std::process::id())?;
+            Some((pid, (*place).to_owned()))
+        })
+    };
+    // Some file systems show another device here than in stat(2).
+    let by_device = holders().find(|(_, place)| *place == here);
+    let found = by_device.or_else(|| holders().find(|(_, place)| place.rsplit(':').next() == Some(&inode)));
+    found.map(|(pid, _)| pid)
 }
 
 fn open(path: &Path) -> Result<File> {
