@@ -120,6 +120,7 @@ impl Rolled {
     fn drift(&self) -> Vec<String> {
         let status = self.status();
         let changes = status["configuration"]["changes"].as_array().expect("changes");
+        assert_eq!(self.host.service("keystone")["drift"].as_array(), Some(changes));
         changes.iter().map(|change| change["path"].as_str().expect("a path").to_owned()).collect()
     }
 }

@@ -88,6 +88,37 @@ fn with_nothing_changed_nothing_is_done() {
     assert_eq!(it.host.service("busybox")["release"], "1");
 }
 
+/// The name of the release is the same each time, and what runs is not.
+#[test]
+fn changed_limits_and_a_name_that_moved_make_a_generation_of_the_same_release() {
+    let it = Swapped::begin();
+    let settings = it.host.path("etc/opsrun/busybox.toml");
+    let before = std::fs::read_to_string(&settings).expect("the settings");
+    let limits = "limits = { pids_limit = 70, allow_unenforced = true }\n";
+    std::fs::write(&settings, format!("{limits}{before}")).expect("write the settings");
+    it.host.opsrun(["swap", "busybox", "1", "--soak", "0s"]).succeeds();
+    it.serves("1", 2);
+    let status = it.host.opsrun(["status", "busybox", "--json"]).succeeds().json();
+    assert_eq!(status["limits"]["pids.max"], "70");
+    let again = it.host.opsrun(["swap", "busybox", "1"]);
+    assert!(again.succeeds().stderr.contains("nothing was done"), "{again}");
+
+    let image_id = it.host.service("busybox")["image_id"].clone();
+    it.host.opsrun(["exec", "busybox", "sh", "-c", "echo new > /new"]).succeeds();
+    it.host.opsrun(["commit", "busybox", "busybox:1"]).succeeds();
+    it.host.opsrun(["swap", "busybox", "1", "--soak", "0s"]).succeeds();
+    it.serves("1", 3);
+    assert_ne!(it.host.service("busybox")["image_id"], image_id);
+    assert_eq!(it.host.opsrun(["exec", "busybox", "cat", "/new"]).succeeds().stdout, "new\n");
+    // And what was not changed for the better goes back the same way.
+    it.next_does("exit 4");
+    std::fs::write(&settings, before).expect("write the settings");
+    it.host.opsrun(["swap", "busybox", "1", "--soak", "0s"]).fails(3, &["generation 3 (1) serves again"]);
+    it.serves("1", 3);
+    let status = it.host.opsrun(["status", "busybox", "--json"]).succeeds().json();
+    assert_eq!(status["limits"]["pids.max"], "70");
+}
+
 #[test]
 fn a_candidate_that_ends_hangs_or_is_unwell_is_gone_and_the_old_one_serves() {
     let it = Swapped::begin();
@@ -95,18 +126,24 @@ fn a_candidate_that_ends_hangs_or_is_unwell_is_gone_and_the_old_one_serves() {
         ("echo cannot read the database >&2; exit 7", "it exited with status 7 before it was healthy"),
         ("exec sleep 1000", "it was not healthy after 1.5 s"),
         ("rm /www/index.html", "answered 404"),
+        (
+            "rm /www/index.html; mkdir /www/cgi-bin; cd /www/cgi-bin; \
+             printf '#!/bin/sh\\nprintf \"Status: 500 Oops\\\\r\\\\n\\\\r\\\\n\"\\n' > index.cgi; chmod +x index.cgi; cd /",
+            "answered 500",
+        ),
         ("sleep 3", "it was not healthy after 1.5 s"),
     ] {
         it.next_does(shell);
         let done = it.host.opsrun(["swap", "busybox", "2", "--timeout", "1500ms", "--soak", "2s"]);
         done.fails(3, &["busybox 2 could not be started; generation 1 (1) serves again", reason]);
+        done.fails(3, &["busybox 1 serves again; nothing served for "]);
         if shell.starts_with("echo") {
             done.fails(3, &["| cannot read the database"]);
         }
         it.serves("1", 1);
     }
     let events = it.host.opsrun(["events", "busybox"]).succeeds().stdout.clone();
-    assert_eq!(events.matches("went back").count(), 4, "{events}");
+    assert_eq!(events.matches("went back").count(), 5, "{events}");
 }
 
 #[test]
@@ -118,7 +155,8 @@ fn a_candidate_that_dies_or_falls_ill_in_the_soak_is_replaced_by_the_old_one() {
     ] {
         it.next_does(shell);
         let done = it.host.opsrun(["swap", "busybox", "2", "--soak", "30s"]);
-        done.fails(3, &["busybox 2 is healthy and serves", "serves again", reason]);
+        done.fails(3, &["busybox 2 is healthy and serves; nothing served for ", "serves again", reason]);
+        done.fails(3, &["busybox 1 serves again; nothing served for "]);
         it.serves("1", 1);
     }
 }

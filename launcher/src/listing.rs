@@ -24,7 +24,18 @@ pub(crate) struct Services {
     /// [`VERSION`].
     pub version: u32,
     /// Each service that has a record, by name.
-    pub services: Vec<Service>,
+    pub services: Vec<ListedService>,
+}
+
+/// One service, and in what its configuration has been changed.
+#[derive(Debug, Serialize)]
+pub(crate) struct ListedService {
+    /// What is known of it.
+    #[serde(flatten)]
+    pub service: Service,
+    /// What has been changed in its configuration since its active generation began, by path; null when it has none, or when
+    /// that cannot be told.
+    pub drift: Option<Vec<Change>>,
 }
 
 /// One service.
@@ -520,7 +531,9 @@ pub(crate) mod tests {
 
     #[test]
     fn the_json_form_of_ps_does_not_change() {
-        let services = vec![Service::of(&looked(State::Running, Some(4700), true), true, 61_000)];
+        let service = Service::of(&looked(State::Running, Some(4700), true), true, 61_000);
+        let changed = Change { path: "keystone.conf".into(), kind: crate::drift::ChangeKind::Changed };
+        let services = vec![ListedService { service, drift: Some(vec![changed]) }];
         insta::assert_snapshot!(
             serde_json::to_string_pretty(&Services { version: VERSION, services }).unwrap()
         );

@@ -196,7 +196,7 @@ mod tests {
             json!({ "destination": destination, "type": "bind", "source": source, "options": options })
         };
         let kernel = json!({ "destination": "/dev/pts", "type": "devpts", "source": "devpts" });
-        let own_volume = bind(&home.join("fernet-keys"), "/srv/copy-of-keys");
+        let own_volume = bind(&home.join("fernet-keys"), "/srv/copy/of-keys");
         let specification = json!({ "mounts": [
             kernel.clone(),
             bind(Path::new("/generations/1/conf"), "/etc/keystone"),

@@ -124,13 +124,20 @@ impl Replacement<'_> {
     fn went_back(&self, failure: Error) -> Error {
         let folders = self.layout.service(self.service);
         match status::probe(&folders) {
-            Ok(Ok(())) => Error::WentBack {
-                service: self.service.to_string(),
-                wanted: self.candidate.release(),
-                serves: self.before.release.clone(),
-                generation: self.before.generation,
-                source: Box::new(failure),
-            },
+            Ok(Ok(())) => {
+                if let Error::Runtime(runtime::Error::CandidateFailed { gap, .. }) = &failure
+                    && !gap.is_zero()
+                {
+                    print::note(&sentence::serves_again(self.service.as_str(), &self.before.release, *gap));
+                }
+                Error::WentBack {
+                    service: self.service.to_string(),
+                    wanted: self.candidate.release(),
+                    serves: self.before.release.clone(),
+                    generation: self.before.generation,
+                    source: Box::new(failure),
+                }
+            }
             Ok(Err(reason)) => {
                 let source = runtime::Failure::new(reason);
                 let back = runtime::Error::Supervisor { service: self.service.to_string(), source };

@@ -5,11 +5,12 @@ use runtime::status;
 
 use crate::arguments::Ps;
 use crate::commands::enable::is_enabled;
+use crate::commands::status::configuration;
 use crate::commands::{now_ms, services};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::layout::Layout;
-use crate::listing::{Service, Services, VERSION, health_text};
+use crate::listing::{ListedService, Service, Services, VERSION, health_text};
 use crate::print::amount::span;
 use crate::print::{self, table::table};
 
@@ -38,7 +39,17 @@ pub(crate) fn ps(layout: &Layout, arguments: &Ps) -> Result<Exit, Error> {
         }
     }
     if arguments.form.json {
-        print::json(&Services { version: VERSION, services: listed })?;
+        let with_drift = |service: Service| {
+            // Of one whose files cannot be read the rest is worth knowing.
+            let found = service
+                .service
+                .parse()
+                .ok()
+                .and_then(|name| configuration(layout, &name, service.generation).ok()?);
+            ListedService { service, drift: found.map(|found| found.changes) }
+        };
+        let services = listed.into_iter().map(with_drift).collect();
+        print::json(&Services { version: VERSION, services })?;
     } else if arguments.quiet {
         print::data(&listed.iter().map(|service| format!("{}\n", service.service)).collect::<String>())?;
     } else {

@@ -43,15 +43,6 @@ pub(crate) fn describe(layout: &Layout, name: &ServiceName, looked: &Looked) -> 
     let folders = layout.service(name);
     let record = &looked.record;
     let generation = folders.generation(record.generation);
-    let folder = layout.own(name).configuration();
-    let copy = generation::configuration(&generation);
-    let configuration = if copy.is_dir() {
-        // A settings file that is wrong by now must not hide how the service does.
-        let live = Said::about(layout, name).map(|said| said.live()).unwrap_or_default();
-        Some(Configuration { changes: drift::changes(&folder, &copy, &live)?, folder, copy })
-    } else {
-        None
-    };
     let made = generation::read(&generation);
     Ok(ServiceStatus {
         version: VERSION,
@@ -60,10 +51,29 @@ pub(crate) fn describe(layout: &Layout, name: &ServiceName, looked: &Looked) -> 
         last_failure: record.last_failure.as_ref().map(|failure| failure.causes.clone()),
         limits: made.as_ref().map(|made| made.limits.clone()).unwrap_or_default(),
         definition: made.map(|made| made.definition),
-        configuration,
+        configuration: configuration(layout, name, record.generation)?,
         output: folders.output(record.generation),
         settings: layout.settings(name),
     })
+}
+
+/// A service's configuration and what has been changed of it since a generation began; `None` when that has none.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn configuration(
+    layout: &Layout,
+    name: &ServiceName,
+    generation: u32,
+) -> Result<Option<Configuration>, Error> {
+    let copy = generation::configuration(&layout.service(name).generation(generation));
+    if !copy.is_dir() {
+        return Ok(None);
+    }
+    let folder = layout.own(name).configuration();
+    // A settings file that is wrong by now must not hide how the service does.
+    let live = Said::about(layout, name).map(|said| said.live()).unwrap_or_default();
+    Ok(Some(Configuration { changes: drift::changes(&folder, &copy, &live)?, folder, copy }))
 }
 
 fn render(status: &ServiceStatus, looked: &Looked, now_ms: u64) -> String {

@@ -245,6 +245,12 @@ pub(crate) fn swapped(service: &str, release: &str, generation: u32, swapped: &S
     format!("{service} {release} has taken over{gap} (generation {generation}, process {process}, {took})")
 }
 
+/// `swap`, when the old generation serves after the new one has failed.
+pub(crate) fn serves_again(service: &str, before: &str, gap: Duration) -> String {
+    let ms = u64::try_from(gap.as_millis()).unwrap_or(u64::MAX);
+    format!("{service} {before} serves again{}", self::gap(ms))
+}
+
 /// `swap`, when the new generation serves and its supervisor is another one by now.
 pub(crate) fn taken_over(service: &str, release: &str, generation: u32) -> String {
     format!("{service} {release} has taken over (generation {generation})")
