@@ -420,3 +420,57 @@ fn a_swap_with_another_configuration_takes_it_over_when_it_is_proven() {
     it.serves("one red 1", "1", 5);
     assert_eq!(it.listing(), before);
 }
+
+/// What a person sees of it all, without what differs each time.
+#[test]
+fn the_history_and_the_difference_as_they_are_read() {
+    let it = Rolled::prepared();
+    let run = |line: &str, sudo: Option<&str>| {
+        let mut command = it.host.command();
+        command.args(line.split(' ')).env_remove("SUDO_USER");
+        sudo.map(|name| command.env("SUDO_USER", name));
+        support::done(command)
+    };
+    run("start keystone:1", None).succeeds();
+    it.second_release();
+    it.settings("blue", 60, "");
+    it.answers("two", "password=S3CR3T");
+    run("swap keystone 2 --soak 0s", None).succeeds();
+    it.answers("three", "exit 7");
+    run("swap keystone 1 --soak 0s", None).fails(3, &[]);
+    run("rollback keystone --soak 0s", Some("alice")).succeeds();
+
+    let mut ids: Vec<String> = Vec::new();
+    for generation in it.generations() {
+        let id = generation["made"]["image_id"].as_str().expect("an id").to_owned();
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    let port = format!("127.0.0.1:{}", it.port);
+    let plain = |text: &str| {
+        let mut text = text.replace(&port, "127.0.0.1:PORT");
+        for (number, id) in ids.iter().enumerate() {
+            let short = &id.trim_start_matches("sha256:")[..12];
+            text = text.replace(id, &format!("ID{number}")).replace(short, &format!("ID{number}"));
+        }
+        text
+    };
+    let row = |line: &str| {
+        // The widths depend on how long it took.
+        let mut cells: Vec<&str> = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        if cells[0] != "GENERATION" {
+            assert!(cells[3].starts_with("20") && cells[3].ends_with('Z'), "{line}");
+            cells[3] = "TIME";
+            cells[6] = if cells[6] == "-" { "-" } else { "SPAN" };
+        }
+        cells.join(" | ")
+    };
+    let table = run("history keystone", None).succeeds().stdout.clone();
+    let table: Vec<String> = plain(&table).lines().map(row).collect();
+    let difference = plain(&run("diff keystone 1 2", None).succeeds().stdout);
+    let drift = run("diff keystone 4 now", None).stderr.clone();
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!("past", [table.join("\n"), difference, drift].join("\n"));
+    });
+}
