@@ -126,10 +126,7 @@ fn a_service_that_fails_tells_why_and_what_was_done() {
 fn a_supervisor_that_was_killed_is_told_of_and_who_stops_what_it_left() {
     let (host, _) = Host::with_busybox();
     host.opsrun(["start", "busybox:1"]).succeeds();
-    let service = host.service("busybox");
-    let supervisor = i32::try_from(service["supervisor"].as_i64().expect("a supervisor")).expect("a pid");
-    let supervisor = nix::unistd::Pid::from_raw(supervisor);
-    nix::sys::signal::kill(supervisor, nix::sys::signal::Signal::SIGKILL).expect("kill");
+    host.kill_supervisor_and_keeper("busybox");
     host.service_until("busybox", "the supervisor is gone", |service| service["supervisor"].is_null());
     host.opsrun(["stop", "busybox"]).succeeds();
     let told = events(&host, &["-n", "1"]);

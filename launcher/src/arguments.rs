@@ -252,6 +252,9 @@ pub(crate) enum Command {
         /// Remove what is left of a service whose supervisor is gone
         #[arg(long, conflicts_with = "unit")]
         clear: bool,
+        /// Go on where another supervisor died
+        #[arg(long, conflicts_with_all = ["unit", "clear"])]
+        again: bool,
         /// The service
         service: ServiceName,
     },

@@ -482,8 +482,13 @@ pub(crate) mod tests {
 
     /// A keystone as it could be found.
     pub(crate) fn looked(state: State, supervisor: Option<i32>, alive: bool) -> Status {
-        let process =
-            Process { pid: 4711, start_ticks: 1, boot_id: "b".into(), cgroup: "/opsrun/keystone-g3".into() };
+        let process = Process {
+            pid: 4711,
+            start_ticks: 1,
+            boot_id: "b".into(),
+            cgroup: "/opsrun/keystone-g3".into(),
+            outputs: Vec::new(),
+        };
         let record = Record {
             version: 2,
             service: "keystone".into(),

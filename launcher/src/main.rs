@@ -45,6 +45,10 @@ use crate::exit::Exit;
 use crate::layout::{Layout, ROOT_VARIABLE};
 
 fn main() -> ExitCode {
+    // Before anything else: a keeper costs a service no more memory than it touches.
+    if let Some(status) = keep() {
+        return Exit::of_command(status).into();
+    }
     let command = match Arguments::try_parse() {
         Ok(arguments) => arguments.command,
         Err(error) => {
@@ -63,6 +67,14 @@ fn main() -> ExitCode {
             if is_of_command { error.exit_of_command().into() } else { error.exit().into() }
         }
     }
+}
+
+/// The hidden command `keep`, which only a supervisor can start.
+fn keep() -> Option<i32> {
+    let mut words = std::env::args_os().skip(1);
+    let service =
+        words.next().filter(|word| word == "keep").and_then(|_| words.next()?.into_string().ok())?;
+    runtime::keep::run(&service)
 }
 
 fn perform(command: Command) -> Result<Exit, Error> {
@@ -106,8 +118,9 @@ fn perform(command: Command) -> Result<Exit, Error> {
         Command::Enable(arguments) => commands::enable::enable(&layout, arguments),
         Command::Disable(arguments) => commands::enable::disable(&layout, arguments),
         Command::Boot => commands::boot::boot(&layout),
-        Command::Supervise { unit, clear, service } => {
-            commands::supervise::supervise(&layout.service(&service), unit, clear)
+        Command::Supervise { unit, clear, again, service } => {
+            let role = commands::supervise::Role::of(unit, clear, again);
+            commands::supervise::supervise(&layout.service(&service), role)
         }
         Command::Create { .. } => Ok(Exit::of_command(runtime::create::run())),
         Command::Man { folder } => commands::texts::man(&folder),

@@ -23,7 +23,14 @@ use crate::lock::Lock;
 use crate::port;
 use crate::record::{Record, State};
 use crate::swap::Step;
-use crate::{supervisor, systemd};
+use crate::{keep, supervisor, systemd};
+
+/// A supervisor that is about to come is waited for so long.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// So often it is looked whether it has come.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// One thing is asked of no more supervisors in a row that die over it.
+const SUPERVISORS_MAX: u32 = 5;
 
 /// A service that was started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,9 +74,13 @@ pub fn start(folders: &ServiceFolders, generation: u32) -> Result<Started, Error
     }
     let begin = Command::Start { generation };
     let answer = if systemd::keeps(folders) {
-        start_unit(folders, &begin)?
+        start_unit(folders, &begin)
     } else {
-        ask(&mut spawn_supervisor(folders)?, &begin, folders)?
+        ask(&mut spawn_supervisor(folders)?, &begin, folders)
+    };
+    let answer = match answer {
+        Err(Error::SupervisorGone { .. }) => start_without_supervisor(folders, generation)?,
+        answer => answer?,
     };
     match answer {
         Answer::Healthy { pid } => {
@@ -79,6 +90,24 @@ pub fn start(folders: &ServiceFolders, generation: u32) -> Result<Started, Error
     }
 }
 
+/// What has become of a start whose supervisor died: the next one goes on with it if it was healthy by then, and clears it
+/// away if not.
+fn start_without_supervisor(folders: &ServiceFolders, generation: u32) -> Result<Answer, Error> {
+    let gone = || Error::SupervisorGone { service: folders.name().to_owned() };
+    if let Some(mut supervisor) = supervisor_of(folders)? {
+        let up = matches!(
+            ask(&mut supervisor, &Command::Resume, folders),
+            Ok(Answer::Healthy { .. } | Answer::AlreadyRunning { .. })
+        );
+        let record = Record::read(folders)?.filter(|record| up && record.generation == generation);
+        if let Some(process) = record.and_then(|record| record.process) {
+            return Ok(Answer::Healthy { pid: process.pid });
+        }
+    }
+    supervisor::clear_by(folders, By::this_process(), false)?;
+    Err(gone())
+}
+
 /// Brings up again what the record says, and waits until it is healthy. On a failure the supervisor tries on.
 ///
 /// # Errors
@@ -86,9 +115,19 @@ pub fn start(folders: &ServiceFolders, generation: u32) -> Result<Started, Error
 pub fn resume(folders: &ServiceFolders) -> Result<Started, Error> {
     let began = Instant::now();
     let not_running = || Error::NotRunning { service: folders.name().to_owned() };
-    refuse_if_supervised(folders)?;
+    Record::read(folders)?.ok_or_else(not_running)?;
+    let was_supervised = is_supervised(folders);
+    let answer = match ask_who_comes(folders, &Command::Resume)? {
+        Some(answer) => answer,
+        None => {
+            refuse_if_supervised(folders)?;
+            ask(&mut spawn_supervisor(folders)?, &Command::Resume, folders)?
+        }
+    };
     let record = Record::read(folders)?.ok_or_else(not_running)?;
-    match ask(&mut spawn_supervisor(folders)?, &Command::Resume, folders)? {
+    let went_on = !was_supervised && matches!(answer, Answer::AlreadyRunning { .. });
+    let pid = record.process.as_ref().map(|process| process.pid).filter(|_| went_on);
+    match pid.map_or(answer, |pid| Answer::Healthy { pid }) {
         Answer::Healthy { pid } => {
             Ok(Started { generation: record.generation, release: record.release, pid, took: began.elapsed() })
         }
@@ -96,10 +135,56 @@ pub fn resume(folders: &ServiceFolders) -> Result<Started, Error> {
     }
 }
 
+/// Asks the service's supervisor, and when that dies over it the one that comes next; `None` when there is none.
+fn ask_who_comes(folders: &ServiceFolders, command: &Command) -> Result<Option<Answer>, Error> {
+    for _ in 0..SUPERVISORS_MAX {
+        let Some(mut supervisor) = supervisor_of(folders)? else { return Ok(None) };
+        match ask(&mut supervisor, command, folders) {
+            Err(Error::SupervisorGone { .. }) => {}
+            answer => return answer.map(Some),
+        }
+    }
+    Err(Error::SupervisorGone { service: folders.name().to_owned() })
+}
+
+/// A conversation with the service's supervisor. One that is about to come is waited for, and one is started where
+/// something lives that has none. `None` when there is none, and nothing for it to do.
+fn supervisor_of(folders: &ServiceFolders) -> Result<Option<Conversation>, Error> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Ok(stream) = control::connect(&folders.control()) {
+            return Ok(Some(Conversation::new(stream)));
+        }
+        let lives = supervisor::lives(folders)?;
+        let by_systemd = systemd::keeps(folders);
+        let coming = is_supervised(folders) || if by_systemd { lives } else { keep::is_there(folders) };
+        let may_wait = Instant::now() < deadline;
+        if coming && may_wait {
+            std::thread::sleep(LOOK_EVERY);
+            continue;
+        }
+        if coming || by_systemd || !lives {
+            return Ok(None);
+        }
+        let mut supervisor = spawn_supervisor(folders)?;
+        match ask(&mut supervisor, &Command::Adopt, folders) {
+            Ok(Answer::Healthy { .. }) => return Ok(Some(supervisor)),
+            // Another command was faster.
+            Ok(Answer::Busy { .. }) | Err(Error::SupervisorGone { .. }) if may_wait => {}
+            Ok(other) => return Err(refusal(other, folders)),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 fn ask(supervisor: &mut Conversation, command: &Command, folders: &ServiceFolders) -> Result<Answer, Error> {
-    let said = supervisor.say(command);
-    said.map_err(|error| Error::Io { doing: "talk to the supervisor", source: error })?;
-    hear(supervisor, folders)
+    match supervisor.say(command) {
+        Ok(()) => hear(supervisor, folders),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Err(Error::SupervisorGone { service: folders.name().to_owned() })
+        }
+        Err(error) => Err(Error::Io { doing: "talk to the supervisor", source: error }),
+    }
 }
 
 /// Has systemd start the service's unit. The supervisor that comes connects to a socket which waits for it: so it is told
@@ -161,39 +246,34 @@ pub fn stop(folders: &ServiceFolders) -> Result<Stopped, Error> {
         }
         Stopped { release: record.release, took: began.elapsed() }
     };
-    match control::connect(&folders.control()) {
-        Ok(stream) => {
-            let mut supervisor = Conversation::new(stream);
-            match ask(&mut supervisor, &Command::Stop, folders)? {
-                // Read only now: a corrupt record is a good one again.
-                Answer::Stopped => Ok(stopped(Record::read(folders)?.ok_or_else(not_running)?)),
-                other => Err(refusal(other, folders)),
-            }
-        }
-        Err(_) => {
-            let record = Record::read(folders)?.ok_or_else(not_running)?;
-            if systemd::keeps(folders) {
-                // It may be about to start a supervisor in place of one that died.
-                systemd::systemctl("stop", folders.name())?;
-            }
-            refuse_if_supervised(folders)?;
-            if record.process.is_none() && record.state == State::Stopped {
-                clear(folders)?;
-                return Err(not_running());
-            }
-            // First: that its supervisor was lost would not be why it ended.
-            let person = Some(Person::of_this_process());
-            History::of(folders).ended(record.generation, End::Stopped { person })?;
-            supervisor::clear_by(folders, By::this_process(), true)?;
-            let crash_looped = record.state == State::CrashLoop;
-            let stopped = stopped(record);
-            if crash_looped && systemd::keeps(folders) {
-                // Or the unit of what is down as wanted would stay failed.
-                let _ = systemd::systemctl("reset-failed", folders.name());
-            }
-            Ok(stopped)
-        }
+    match ask_who_comes(folders, &Command::Stop)? {
+        // Read only now: a corrupt record is a good one again.
+        Some(Answer::Stopped) => return Ok(stopped(Record::read(folders)?.ok_or_else(not_running)?)),
+        Some(other) => return Err(refusal(other, folders)),
+        None => {}
     }
+    Record::read(folders)?.ok_or_else(not_running)?;
+    if systemd::keeps(folders) {
+        // It may be about to start a supervisor in place of one that died.
+        systemd::systemctl("stop", folders.name())?;
+    }
+    refuse_if_supervised(folders)?;
+    let record = Record::read(folders)?.ok_or_else(not_running)?;
+    if record.process.is_none() && record.state == State::Stopped {
+        clear(folders)?;
+        return Err(not_running());
+    }
+    // First: that its supervisor was lost would not be why it ended.
+    let person = Some(Person::of_this_process());
+    History::of(folders).ended(record.generation, End::Stopped { person })?;
+    supervisor::clear_by(folders, By::this_process(), true)?;
+    let crash_looped = record.state == State::CrashLoop;
+    let stopped = stopped(record);
+    if crash_looped && systemd::keeps(folders) {
+        // Or the unit of what is down as wanted would stay failed.
+        let _ = systemd::systemctl("reset-failed", folders.name());
+    }
+    Ok(stopped)
 }
 
 /// Removes what is left of a service that has no supervisor.
@@ -214,11 +294,9 @@ pub fn update(
     limits: &Limits,
     annotations: &BTreeMap<String, String>,
 ) -> Result<Vec<String>, Error> {
-    let stream = control::connect(&folders.control())
-        .map_err(|_| Error::NotRunning { service: folders.name().to_owned() })?;
-    let mut supervisor = Conversation::new(stream);
+    let not_running = || Error::NotRunning { service: folders.name().to_owned() };
     let command = Command::Update { limits: limits.clone(), annotations: annotations.clone() };
-    match ask(&mut supervisor, &command, folders)? {
+    match ask_who_comes(folders, &command)?.ok_or_else(not_running)? {
         Answer::Updated { changed } => Ok(changed),
         Answer::Refused(source) => Err(Error::NotUpdated { service: folders.name().to_owned(), source }),
         other => Err(refusal(other, folders)),
@@ -261,9 +339,8 @@ pub fn swap(
 ) -> Result<Swapped, Error> {
     let began = Instant::now();
     let service = folders.name().to_owned();
-    let stream =
-        control::connect(&folders.control()).map_err(|_| Error::NotRunning { service: service.clone() })?;
-    let mut supervisor = Conversation::new(stream);
+    let mut supervisor =
+        supervisor_of(folders)?.ok_or_else(|| Error::NotRunning { service: service.clone() })?;
     let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let command = Command::Swap {
         generation: request.generation,

@@ -205,13 +205,27 @@ pub(crate) fn clear(run: &Path, cgroup: &Path) -> Result<(), Error> {
 
 impl Process {
     /// What tells a running process apart from one that gets its number later.
-    pub(crate) fn of(pid: Pid, cgroup: &Path) -> io::Result<Self> {
+    pub(crate) fn of(pid: Pid, cgroup: &Path, outputs: Vec<u64>) -> io::Result<Self> {
         Ok(Self {
             pid: pid.as_raw(),
             start_ticks: start_ticks(pid.as_raw())?,
             boot_id: boot_id()?,
             cgroup: cgroup.display().to_string(),
+            outputs,
         })
+    }
+
+    /// Whether it is in the cgroup that it was put into: then it is the container's for sure.
+    pub(crate) fn is_in_its_cgroup(&self) -> bool {
+        let groups = fs_err::read_to_string(format!("/proc/{}/cgroup", self.pid)).unwrap_or_default();
+        groups.lines().any(|line| line.strip_prefix("0::").is_some_and(|path| path == self.cgroup))
+    }
+
+    /// The status of what has ended and was not reaped yet, as a shell gives it.
+    pub(crate) fn status_of_zombie(&self) -> Option<i32> {
+        let stat = procfs::process::Process::new(self.pid).and_then(|process| process.stat()).ok()?;
+        let ended = stat.starttime == self.start_ticks && stat.state == 'Z';
+        stat.exit_code.filter(|_| ended).map(shell_status)
     }
 
     /// Whether it was seen since this host was started.
@@ -224,6 +238,14 @@ impl Process {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.is_of_this_boot() && start_ticks(self.pid).is_ok_and(|ticks| ticks == self.start_ticks)
+    }
+}
+
+/// A status as wait(2) encodes it, as a shell gives it.
+pub(crate) fn shell_status(wait_status: i32) -> i32 {
+    match wait_status & 0x7f {
+        0 => wait_status >> 8 & 0xff,
+        signal => 128 + signal,
     }
 }
 

@@ -29,8 +29,10 @@ pub(crate) enum Command {
         /// Its number.
         generation: u32,
     },
-    /// Bring up again what the record says.
+    /// Bring up again what the record says, or wait until it is up.
     Resume,
+    /// Go on with what lives; start nothing.
+    Adopt,
     /// Stop the service.
     Stop,
     /// Put the bundle of this generation in place of the one that runs.
@@ -152,7 +154,7 @@ pub(crate) fn connect(socket: &Path) -> io::Result<UnixStream> {
 }
 
 /// The socket's path by way of a descriptor of its folder, which must live as long as the path is used.
-fn short_path(socket: &Path) -> io::Result<(fs_err::File, PathBuf)> {
+pub(crate) fn short_path(socket: &Path) -> io::Result<(fs_err::File, PathBuf)> {
     let missing = || io::Error::from(io::ErrorKind::InvalidInput);
     let folder = fs_err::File::open(socket.parent().ok_or_else(missing)?)?;
     let name = socket.file_name().ok_or_else(missing)?;

@@ -3,6 +3,9 @@
 //!
 //! `OPSRUN_TEST_CRASH=supervise:7` ends a supervisor before its seventh action, `command:2` any other command of opsrun's.
 
+/// Says where.
+pub(crate) const VARIABLE: &str = "OPSRUN_TEST_CRASH";
+
 /// Ends the process when a test says that it crashes here.
 #[cfg(not(debug_assertions))]
 pub fn here() {}
@@ -17,7 +20,7 @@ pub fn here() {
     static PASSED: AtomicU32 = AtomicU32::new(0);
 
     let at = AT.get_or_init(|| {
-        let wanted = std::env::var("OPSRUN_TEST_CRASH").ok()?;
+        let wanted = std::env::var(VARIABLE).ok()?;
         let (role, number) = wanted.split_once(':')?;
         let supervises = std::env::args().nth(1).is_some_and(|command| command == "supervise");
         (role == if supervises { "supervise" } else { "command" }).then(|| number.parse().ok())?

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 ///   lock                     held by the supervisor
 ///   control                  the supervisor's socket
 ///   next                     the socket of a command that waits for a supervisor to come
+///   keep                     the keeper's socket, on a host without systemd
 ///   host/                    the container's resolv.conf and hosts, following the host's
 ///   containers/              libcontainer's state
 /// log/                       /var/log/opsrun/NAME
@@ -72,6 +73,12 @@ impl ServiceFolders {
     #[must_use]
     pub fn next(&self) -> PathBuf {
         self.run.join("next")
+    }
+
+    /// The socket of the keeper, which holds what outlives a supervisor.
+    #[must_use]
+    pub fn keep(&self) -> PathBuf {
+        self.run.join("keep")
     }
 
     /// Whether it is a service of the host itself, and not of an `OPSRUN_ROOT`: no root can lie in these folders.

@@ -31,6 +31,7 @@ pub(crate) fn run(program: impl FnOnce(), shown: Option<(Title, &str)>) -> ! {
         Ok(Some(child)) => {
             // What is open belongs to the host or to the asker, which waits for its end of file.
             os::close_from(3);
+            hold_output();
             let _ = nix::sys::prctl::set_name(c"opsrun-init");
             if let Some((title, container)) = shown {
                 title.show(&["opsrun-init", container]);
@@ -48,6 +49,21 @@ fn become_foreground() {
     let stdin = rustix::stdio::stdin();
     if rustix::termios::isatty(stdin) {
         let _ = rustix::termios::tcsetpgrp(stdin, rustix::process::getpid());
+    }
+}
+
+/// Holds the pipes that are the output open for reading too, for as long as the container lives: without whoever reads
+/// them the service waits once they are full, rather than get SIGPIPE, until somebody comes who opens them by way of this
+/// process (proc_pid_fd(5)).
+fn hold_output() {
+    for number in [1, 2] {
+        let path = format!("/proc/self/fd/{number}");
+        let is_pipe = rustix::fs::stat(&path)
+            .is_ok_and(|found| rustix::fs::FileType::from_raw_mode(found.st_mode).is_fifo());
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
+        if is_pipe && let Ok(held) = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()) {
+            std::mem::forget(held);
+        }
     }
 }
 

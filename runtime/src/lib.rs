@@ -38,6 +38,7 @@ pub mod history;
 pub mod host;
 mod host_files;
 mod init;
+pub mod keep;
 mod lifecycle;
 pub mod limits;
 mod lock;

@@ -207,6 +207,35 @@ pub fn overwrite_arguments(start: usize, text: &[u8]) {
     unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), area, text.len()) };
 }
 
+/// `struct pidfd_info` (include/uapi/linux/pidfd.h), as its first version had it.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+/// How a process has ended, as wait(2) encodes it; `None` while it was not reaped yet (`PIDFD_GET_INFO`, Linux 6.15).
+///
+/// # Errors
+/// `ENOTTY` or `EINVAL` on an older kernel.
+pub fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    // _IOWR(0xff, 11, struct pidfd_info)
+    const PIDFD_GET_INFO: u32 = 3 << 30 | (size_of::<PidfdInfo>() as u32) << 16 | 0xff << 8 | 11;
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    let number = PIDFD_GET_INFO as libc::Ioctl;
+    // SAFETY: the structure is as large as the request's number says, and outlives the call, which fills it.
+    let answer = unsafe { libc::ioctl(pidfd.as_raw_fd(), number, std::ptr::from_mut(&mut info)) };
+    match answer {
+        0 => Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)),
+        // Still there: there is nothing to say yet.
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Has this process sent SIGKILL when its parent ends (prctl(2), `PR_SET_PDEATHSIG`).
 pub fn die_with_parent() {
     // SAFETY: it sets a number in the process's kernel state.

@@ -15,8 +15,8 @@ use crate::replace::replace_file;
 
 /// The version written; a higher one is refused when read.
 ///
-/// 2: `oom_kills` and `unenforced`, which version 1 lacks. 3: `swap`.
-pub const VERSION: u32 = 3;
+/// 2: `oom_kills` and `unenforced`, which version 1 lacks. 3: `swap`. 4: a process's `outputs`.
+pub const VERSION: u32 = 4;
 
 /// What is known of a service. Times are milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,6 +195,9 @@ pub struct Process {
     pub boot_id: String,
     /// Its cgroup, as a path below the cgroup v2 mount.
     pub cgroup: String,
+    /// Inodes of the pipes that are its standard output and error: how to know them again in `/proc/PID/fd`.
+    #[serde(default)]
+    pub outputs: Vec<u64>,
 }
 
 /// The status of a process that was no child of who saw it end.

@@ -202,8 +202,12 @@ pub(crate) struct Unit {
     extended: Option<Instant>,
     ready: bool,
     said: String,
-    /// Descriptors that a supervisor which died had given to systemd, by name.
-    kept: Vec<(String, OwnedFd)>,
+}
+
+/// What systemd keeps for this unit: the way to it.
+#[derive(Debug)]
+pub(crate) struct Store {
+    socket: Option<OwnedFd>,
 }
 
 /// How far a unit is.
@@ -228,20 +232,13 @@ impl Unit {
             extended: None,
             ready: false,
             said: String::new(),
-            kept: descriptors_kept(),
         }
     }
 
-    /// A descriptor that was kept under this name.
-    pub(crate) fn take(&mut self, name: &str) -> Option<OwnedFd> {
-        let at = self.kept.iter().position(|(kept, _)| kept == name)?;
-        Some(self.kept.swap_remove(at).1)
-    }
-
-    /// Has systemd keep a duplicate of a descriptor for the next supervisor, in place of the one of that name.
-    pub(crate) fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) {
-        self.say(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]);
-        self.say(&format!("FDSTORE=1\nFDNAME={name}"), &[descriptor]);
+    /// The store of this unit, and what it holds for this process by name. To be asked once.
+    pub(crate) fn store(&self) -> (Store, Vec<(String, OwnedFd)>) {
+        let socket = self.socket.as_ref().and_then(|socket| socket.try_clone().ok());
+        (Store { socket }, descriptors_kept())
     }
 
     /// Tells how far the service is, when that is news, and what time has made due.
@@ -249,16 +246,16 @@ impl Unit {
         let now = Instant::now();
         if self.said != status {
             self.said = status.to_owned();
-            self.say(&format!("STATUS={status}"), &[]);
+            self.say(&format!("STATUS={status}"));
         }
         if stage == Stage::Up && !self.ready {
             self.ready = true;
-            self.say("READY=1", &[]);
+            self.say("READY=1");
         }
         let waits = stage == Stage::Stopping || stage == Stage::Starting && !self.ready;
         if waits && self.extended.is_none_or(|at| now >= at + EXTEND_EVERY) {
             let news = if stage == Stage::Stopping { "STOPPING=1\n" } else { "" };
-            self.say(&format!("{news}EXTEND_TIMEOUT_USEC={}", EXTEND_BY.as_micros()), &[]);
+            self.say(&format!("{news}EXTEND_TIMEOUT_USEC={}", EXTEND_BY.as_micros()));
             self.extended = Some(now);
         }
         if !waits {
@@ -266,7 +263,7 @@ impl Unit {
         }
         if self.watchdog.is_some_and(|every| now >= self.petted + every) {
             self.petted = now;
-            self.say("WATCHDOG=1", &[]);
+            self.say("WATCHDOG=1");
         }
     }
 
@@ -277,16 +274,35 @@ impl Unit {
         [watchdog, extend].into_iter().flatten().min()
     }
 
-    fn say(&self, text: &str, descriptors: &[BorrowedFd<'_>]) {
-        let Some(socket) = &self.socket else { return };
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut attached = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() && !attached.push(SendAncillaryMessage::ScmRights(descriptors)) {
-            return;
-        }
-        // OK to ignore: a service does not depend on systemd's hearing of it, and the next word comes.
-        let _ = sendmsg(socket, &[IoSlice::new(text.as_bytes())], &mut attached, SendFlags::NOSIGNAL);
+    fn say(&self, text: &str) {
+        say(self.socket.as_ref(), text, &[]);
     }
+}
+
+impl Store {
+    /// Has systemd keep a duplicate of a descriptor for the next supervisor, in place of the one of that name.
+    ///
+    /// `FDPOLL=0`: what has hung up, as a pipe does when its service has ended, may still hold something (systemd 246).
+    pub(crate) fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) {
+        self.forget(name);
+        say(self.socket.as_ref(), &format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), &[descriptor]);
+    }
+
+    /// Has systemd close the one of that name.
+    pub(crate) fn forget(&self, name: &str) {
+        say(self.socket.as_ref(), &format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]);
+    }
+}
+
+fn say(socket: Option<&OwnedFd>, text: &str, descriptors: &[BorrowedFd<'_>]) {
+    let Some(socket) = socket else { return };
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut attached = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !attached.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return;
+    }
+    // OK to ignore: a service does not depend on systemd's hearing of it, and the next word comes.
+    let _ = sendmsg(socket, &[IoSlice::new(text.as_bytes())], &mut attached, SendFlags::NOSIGNAL);
 }
 
 /// A socket that is connected to systemd's. A name that begins with `@` is abstract (unix(7)).
@@ -342,7 +358,6 @@ mod tests {
             extended: None,
             ready: false,
             said: String::new(),
-            kept: Vec::new(),
         };
         let heard = || {
             let mut words = Vec::new();

@@ -145,6 +145,36 @@ impl Host {
         found
     }
 
+    /// Kills what would go on with a service by itself.
+    pub fn kill_supervisor_and_keeper(&self, name: &str) {
+        use nix::sys::signal::{Signal, kill};
+        use nix::unistd::Pid;
+        let supervisor = self.service(name)["supervisor"].as_i64().expect("a supervisor");
+        let supervisor = Pid::from_raw(i32::try_from(supervisor).expect("a pid"));
+        // It would start another keeper.
+        kill(supervisor, Signal::SIGSTOP).expect("stop");
+        for keeper in self.processes(&format!("opsrun\0keep\0{name}\0")) {
+            kill(Pid::from_raw(keeper), Signal::SIGKILL).expect("kill");
+        }
+        kill(supervisor, Signal::SIGKILL).expect("kill");
+    }
+
+    /// The processes of this root with a command line that begins so.
+    pub fn processes(&self, words: &str) -> Vec<i32> {
+        let wanted = format!("OPSRUN_ROOT={}", self.root.path().display());
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let environ = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            let ours = environ.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes());
+            if ours && line.starts_with(words.as_bytes()) {
+                found.push(pid);
+            }
+        }
+        found
+    }
+
     /// The cgroups of this root's containers that exist. Their names begin with the hash of the root.
     pub fn cgroups(&self) -> Vec<PathBuf> {
         let records = std::fs::read_dir(self.path("var/lib/opsrun/services")).into_iter().flatten().flatten();

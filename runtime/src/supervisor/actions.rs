@@ -34,6 +34,7 @@ impl Supervisor {
                 if let Some(Err(error)) = self.of(generation).map(|running| running.clear(&folders)) {
                     self.trouble(&Failure::of(&error));
                 }
+                self.forget_container(generation);
             }
             Action::Probe(after) => {
                 if let Some(running) = self.of(generation) {
@@ -68,6 +69,7 @@ impl Supervisor {
 
     /// The record is on disk, with the process in it, before the program runs.
     fn go(&mut self, generation: u32) {
+        self.keep_end(generation);
         self.write_record();
         if let Some(Err(error)) = self.of(generation).map(super::Running::go) {
             self.events.push_back((generation, Event::NotMade(Failure::of(&error))));
@@ -112,6 +114,7 @@ impl Supervisor {
         if self.listener.take().is_some() {
             let _ = fs_err::remove_file(self.folders.control());
         }
+        self.kept.bye();
         self.lock = None;
     }
 

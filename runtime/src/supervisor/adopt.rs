@@ -1,37 +1,53 @@
 //! Takes up what the record says: a container that outlived its supervisor is watched on, anything else is started anew.
 //! It knows no command; nobody needs to ask for it.
 //!
-//! Only a container whose output systemd has kept for this supervisor can be watched on: it would get SIGPIPE at its next
-//! word otherwise.
+//! A container can be watched on when the read ends of its output are there: it would get SIGPIPE at its next word
+//! otherwise. They are among what was kept (`keep/`), with the state of the log that was being written, so that no line is
+//! lost or doubled. Where the keeper has died too, they are opened anew by way of process 1, which writes to them.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use super::running::Running;
+use super::running::{Running, inode};
 use super::{Supervisor, now_unix_ms, past};
 use crate::cgroup::Hierarchy;
 use crate::container;
+use crate::control::Answer;
+use crate::definition::Definition;
 use crate::error::{Error, Failure};
 use crate::events::By;
 use crate::folders::ServiceFolders;
 use crate::history::{End, History};
+use crate::keep::Kept;
 use crate::lifecycle::Event;
-use crate::log::Stream;
+use crate::log::{LogWriter, Staging, Stream};
 use crate::memory::MemoryWatch;
 use crate::record::{Health, Other, Process, Record, State, Wanted};
 use crate::systemd;
 
-/// Names of the outputs as systemd keeps them.
-const OUTPUTS: [(Stream, &str); 2] = [(Stream::Stdout, "stdout"), (Stream::Stderr, "stderr")];
+use super::clients::Awaited;
 
-/// The process of a service that was healthy and lives.
+/// The outputs, as they are kept, and their descriptors in the container.
+const OUTPUTS: [(Stream, &str, u8); 2] = [(Stream::Stdout, "stdout", 1), (Stream::Stderr, "stderr", 2)];
+
+/// A process as it is found: its end, and its outputs.
+type Found = (OwnedFd, Vec<(Stream, OwnedFd)>);
+
+/// The process of a service that was healthy and lives, or that was asked to end and has not yet.
 pub(super) fn adoptable(folders: &ServiceFolders) -> Result<Option<Process>, Error> {
     let Some(record) = Record::read(folders)? else { return Ok(None) };
-    let process = record.process.filter(|_| record.state == State::Running && record.wanted == Wanted::Up);
-    Ok(process.filter(Process::is_alive))
+    let process = record.process.filter(|_| {
+        matches!(
+            (record.state, record.wanted),
+            (State::Running, Wanted::Up) | (State::Stopping, Wanted::Down)
+        )
+    });
+    Ok(process.filter(|process| process.is_alive() && process.is_in_its_cgroup()))
 }
 
 /// Ends the swap that a supervisor which died has left half done: the record says which generation it is that serves, and
@@ -59,12 +75,15 @@ pub(super) fn settle_swap(folders: &ServiceFolders) -> Result<(), Error> {
     }
     if back {
         record = Running::prepare(folders, swap.generation)?.record;
-        record.state = match swap.process.as_ref().is_some_and(Process::is_alive) {
-            true => State::Running,
-            false => State::Stopped,
-        };
         record.process = swap.process;
         record.changed_at_ms = now_unix_ms();
+        if record.process.as_ref().is_some_and(Process::is_alive) {
+            record.state = State::Running;
+        }
+    }
+    if !record.process.as_ref().is_some_and(Process::is_alive) && record.wanted == Wanted::Up {
+        // It was stopped to give way, and is to serve again.
+        record.state = State::BackingOff;
     }
     record.write(folders)
 }
@@ -113,8 +132,19 @@ fn clear_unrecorded(folders: &ServiceFolders, recorded: Option<&Path>) -> Result
     Ok(())
 }
 
-/// Kills and removes what a supervisor that died left behind; whether it lived.
-pub(super) fn clear_leftovers(folders: &ServiceFolders) -> Result<bool, Error> {
+/// Kills and removes what a supervisor that died left behind; whether it lived. Its last words are written down.
+pub(super) fn clear_leftovers(folders: &ServiceFolders, kept: Option<&mut Kept>) -> Result<bool, Error> {
+    let alive = clear_process(folders)?;
+    if let Some(kept) = kept {
+        for generation in kept.generations() {
+            salvage(folders, kept, generation);
+            kept.forget_generation(generation);
+        }
+    }
+    Ok(alive)
+}
+
+fn clear_process(folders: &ServiceFolders) -> Result<bool, Error> {
     let record = Record::read(folders)?;
     let recorded = record.as_ref().and_then(|record| record.process.as_ref());
     clear_unrecorded(folders, recorded.map(|process| Path::new(&process.cgroup)))?;
@@ -131,66 +161,216 @@ pub(super) fn clear_leftovers(folders: &ServiceFolders) -> Result<bool, Error> {
     Ok(alive)
 }
 
+/// Writes what a generation that is no more has said and nobody has written yet.
+fn salvage(folders: &ServiceFolders, kept: &Kept, generation: u32) {
+    let output = folders.output(generation);
+    if !output.exists() {
+        // Nobody reads it any more.
+        return;
+    }
+    let definition = container::read_spec(&folders.generation(generation));
+    let rotation = definition.and_then(|spec| Definition::of(&spec)).map(|definition| definition.log);
+    let rotation = rotation.unwrap_or_default();
+    let log = match staging(kept, generation) {
+        Some(staging) => LogWriter::resume(&output, rotation, staging),
+        None => LogWriter::open(&output, rotation),
+    };
+    // OK to ignore: there is nobody to tell, and the service matters more than its last words.
+    let Ok(mut log) = log else { return };
+    for (stream, name, _) in OUTPUTS {
+        if let Some(pipe) = kept.take(&format!("{name}-{generation}")) {
+            let _ = log.drain_rest(stream, pipe.as_fd());
+        }
+    }
+    log.finish();
+}
+
+/// What the log of a generation was being written by.
+fn staging(kept: &Kept, generation: u32) -> Option<Staging> {
+    let pipe = kept.take(&format!("staging-{generation}"))?;
+    let cursor = kept.take(&format!("cursor-{generation}"))?;
+    Staging::of(&pipe, cursor).ok()
+}
+
 impl Supervisor {
+    /// Goes on where a supervisor died, if there is anything to go on with; nobody has asked for it.
+    pub(super) fn go_on(&mut self) -> Result<(), Error> {
+        let Some(record) = Record::read(&self.folders)? else { return Ok(()) };
+        if adoptable(&self.folders)?.is_some() {
+            return self.take_up(By::Opsrun {});
+        }
+        if self.found.is_none_or(|state| matches!(state, State::Stopped | State::CrashLoop))
+            || record.wanted == Wanted::Down
+        {
+            return self.be_down(record);
+        }
+        // What was started in vain so far is not tried again: whoever started it was told that it came to nothing.
+        let past = History::of(&self.folders).read()?;
+        let last = past.entry(record.generation).and_then(|entry| entry.runs.last());
+        if last.is_none_or(|run| run.began_at_ms.is_none()) {
+            return Ok(());
+        }
+        self.take_up(By::Opsrun {})
+    }
+
     /// Goes on with what the record says, because of somebody.
     pub(super) fn take_up(&mut self, by: By) -> Result<(), Error> {
-        let alive = adoptable(&self.folders)?;
-        let adopted = alive.and_then(|process| Some((self.kept(&process)?, process)));
-        if adopted.is_none() {
-            self.cleared |= clear_leftovers(&self.folders)?;
+        let mut found = None;
+        if let Some(process) = adoptable(&self.folders)? {
+            found = self.find(&process);
+        }
+        if found.is_none() {
+            self.cleared |= clear_leftovers(&self.folders, Some(&mut self.kept))?;
         }
         let record = Record::read(&self.folders)?
             .ok_or_else(|| Error::NotRunning { service: self.folders.name().to_owned() })?;
+        let generation = record.generation;
         self.before = Some(record.clone());
-        let mut running = Running::prepare(&self.folders, record.generation)?;
+        let staging = found.as_ref().and_then(|_| staging(&self.kept, generation));
+        let mut running = Running::prepare_with(&self.folders, generation, staging)?;
         running.record.last_exit = record.last_exit;
         running.record.oom_kills = record.oom_kills;
-        running.record.unenforced = record.unenforced;
-        let event = match adopted {
-            Some(((pidfd, output), process)) => {
-                running.cgroup = process.cgroup.clone().into();
-                running.prober.moved_to(&running.cgroup);
-                running.pid = Some(Pid::from_raw(process.pid));
-                running.record.process = Some(process);
-                running.record.started_at_ms = record.started_at_ms;
-                running.adopted = Some(pidfd);
-                running.memory = MemoryWatch::begin(&running.cgroup);
-                running.output = output;
-                running.life = running.life.with_restarts(record.restarts);
-                // Whoever had the dead supervisor hold it still can have died as well. OK to fail: then it does not.
-                let _ = running.thaw();
-                Event::Adopted
-            }
-            None if record.wanted == Wanted::Up => {
-                running.life = running.life.with_restarts(record.restarts);
-                Event::Resume
-            }
-            // A person wants it up who did not want it before.
-            None => Event::Start,
+        running.record.unenforced = record.unenforced.clone();
+        let Some((pidfd, output)) = found else {
+            let event = match record.wanted {
+                Wanted::Up => {
+                    running.life = running.life.with_restarts(record.restarts);
+                    Event::Resume
+                }
+                // A person wants it up who did not want it before.
+                Wanted::Down => Event::Start,
+            };
+            self.begin_to_run(running, event, by);
+            return Ok(());
         };
-        self.begin_to_run(running, event, by);
+        running.output = output;
+        running.adopted = Some(pidfd);
+        self.adopt(running, record, by);
         Ok(())
     }
 
-    /// Has systemd keep the outputs of the container that is being made.
-    pub(super) fn keep_output(&mut self, generation: u32) {
-        let Some(running) = self.get(generation) else { return };
-        let Some(unit) = &self.unit else { return };
-        for (stream, pipe) in &running.output {
-            if let Some((_, name)) = OUTPUTS.iter().find(|(known, _)| known == stream) {
-                unit.keep(name, std::os::fd::AsFd::as_fd(pipe));
-            }
+    /// Watches on a container that was found alive.
+    fn adopt(&mut self, mut running: Running, record: Record, by: By) {
+        let Some(process) = record.process else { return };
+        let (generation, pid) = (record.generation, Pid::from_raw(process.pid));
+        running.cgroup = process.cgroup.clone().into();
+        running.prober.moved_to(&running.cgroup);
+        running.pid = Some(pid);
+        running.record.process = Some(process);
+        running.record.started_at_ms = record.started_at_ms;
+        running.memory = MemoryWatch::begin(&running.cgroup);
+        running.life = running.life.with_restarts(record.restarts);
+        // Whoever had the dead supervisor hold it still can have died as well. OK to fail: then it does not.
+        let _ = running.thaw();
+        if is_own_child(pid) {
+            // Its end is told as a child's is.
+            running.adopted = None;
+        }
+        self.begin_to_run(running, Event::Adopted, by);
+        while let Some((generation, event)) = self.events.pop_front() {
+            self.happen(generation, event);
+        }
+        self.keep_output(generation);
+        self.keep_end(generation);
+        let cgroup = self.of(generation).map(|running| running.cgroup.clone());
+        if let Err(error) = clear_unrecorded(&self.folders, cgroup.as_deref()) {
+            self.trouble(&Failure::of(&error));
+        }
+        for other in self.kept.generations().into_iter().filter(|other| *other != generation) {
+            salvage(&self.folders, &self.kept, other);
+            self.kept.forget_generation(other);
+        }
+        // The record first: what a client is told must be what it finds when it looks.
+        self.write_record();
+        self.answer(Awaited::Up, &Answer::Healthy { pid: pid.as_raw() });
+        if record.state == State::Stopping {
+            self.events.push_back((generation, Event::Stop));
         }
     }
 
-    /// A living process's end, and its outputs, when all of it could be had.
-    fn kept(&mut self, process: &Process) -> Option<(OwnedFd, Vec<(Stream, OwnedFd)>)> {
+    /// It was down already, or being stopped when the supervisor died: nothing of it runs any more.
+    fn be_down(&self, mut record: Record) -> Result<(), Error> {
+        if !matches!(record.state, State::Stopped | State::CrashLoop) {
+            record.state = State::Stopped;
+            record.changed_at_ms = now_unix_ms();
+            record.write(&self.folders)?;
+        }
+        Ok(())
+    }
+
+    /// Has the outputs of the container that is being made outlive this process, and what its log is written by.
+    pub(super) fn keep_output(&mut self, generation: u32) {
+        let both = [&self.active, &self.other].into_iter().flatten();
+        let Some(running) = both.into_iter().find(|running| running.generation() == generation) else {
+            return;
+        };
+        let outputs = running.output.iter().filter_map(|(stream, pipe)| {
+            let (_, name, _) = OUTPUTS.iter().find(|(known, ..)| known == stream)?;
+            Some((*name, pipe.as_fd()))
+        });
+        let mut failure = None;
+        for (name, descriptor) in outputs.chain(running.log.descriptors()) {
+            failure = self.kept.keep(&format!("{name}-{generation}"), descriptor).err().or(failure);
+        }
+        self.not_kept(failure);
+    }
+
+    /// The same of the end of the container's process 1: how it ended can be asked of its pidfd.
+    pub(super) fn keep_end(&mut self, generation: u32) {
+        let pid = self.get(generation).and_then(|running| running.pid);
+        let pid = pid.and_then(|pid| rustix::process::Pid::from_raw(pid.as_raw()));
+        let pidfd = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        if let Some(pidfd) = pidfd {
+            let kept = self.kept.keep(&format!("pidfd-{generation}"), pidfd.as_fd());
+            self.not_kept(kept.err());
+        }
+    }
+
+    fn not_kept(&mut self, failure: Option<std::io::Error>) {
+        if let Some(error) = failure {
+            let failure = Failure::new(error.to_string());
+            self.trouble(&failure.within("would lose the service's output if the supervisor died"));
+        }
+    }
+
+    /// Nothing of a container is left, but its log goes on with the next one.
+    pub(super) fn forget_container(&mut self, generation: u32) {
+        for name in ["stdout", "stderr", "pidfd"] {
+            self.kept.forget(&format!("{name}-{generation}"));
+        }
+    }
+
+    /// A living process's end, and its outputs, when all of it can be had.
+    fn find(&self, process: &Process) -> Option<Found> {
+        let generation = Record::read(&self.folders).ok().flatten()?.generation;
         let pid = rustix::process::Pid::from_raw(process.pid)?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        let unit = self.unit.as_mut()?;
-        let output = OUTPUTS.map(|(stream, name)| unit.take(name).map(|pipe| (stream, pipe)));
-        let output = output.into_iter().collect::<Option<Vec<_>>>()?;
+        // The one that was kept since the process was made may tell how it ends, even if it was reaped before.
+        let kept = self.kept.take(&format!("pidfd-{generation}"));
+        let pidfd = kept.or_else(|| pidfd_open(pid, PidfdFlags::empty()).ok())?;
+        let mut output = Vec::new();
+        for (index, (stream, name, number)) in OUTPUTS.into_iter().enumerate() {
+            let inode = process.outputs.get(index).copied();
+            let kept = self.kept.take(&format!("{name}-{generation}"));
+            output.push((stream, kept.or_else(|| reopened(process.pid, number, inode?))?));
+        }
         // Looked at again behind the descriptor: the number may have changed hands before.
         process.is_alive().then_some((pidfd, output))
     }
+}
+
+/// A new read end of the pipe of this inode that a process writes to (proc_pid_fd(5)).
+fn reopened(pid: i32, number: u8, wanted: u64) -> Option<OwnedFd> {
+    let path = format!("/proc/{pid}/fd/{number}");
+    // Looked at before it is opened: a device might do something when it is.
+    let found = rustix::fs::stat(&path).ok()?;
+    let is_it = rustix::fs::FileType::from_raw_mode(found.st_mode).is_fifo() && found.st_ino == wanted;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let pipe = is_it.then(|| rustix::fs::open(&path, flags, Mode::empty()).ok())??;
+    (inode(&pipe) == Some(wanted)).then_some(pipe)
+}
+
+/// Whether this process is the parent: it has become another version of itself.
+fn is_own_child(pid: Pid) -> bool {
+    let only_look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::Pid(pid), only_look).is_ok()
 }

@@ -11,7 +11,7 @@ use crate::error::Failure;
 use crate::events::{By, Kind};
 use crate::history::{End, Person};
 use crate::lifecycle::Event;
-use crate::record::Record;
+use crate::record::{Record, State};
 
 /// Clients at once; one more is turned away.
 const CLIENTS_MAX: usize = 32;
@@ -85,7 +85,22 @@ impl Supervisor {
                 let begun = self.take_up(by);
                 self.refuse_and_end(begun)
             }
-            (Command::Start { .. } | Command::Resume, Some(running)) => {
+            (Command::Adopt, None) => {
+                self.await_by(index, Awaited::Up);
+                let begun = match super::adopt::adoptable(&self.folders) {
+                    Ok(Some(_)) => self.take_up(by),
+                    Ok(None) => Err(crate::Error::NotRunning { service: self.folders.name().to_owned() }),
+                    Err(error) => Err(error),
+                };
+                self.refuse_and_end(begun)
+            }
+            (Command::Resume, Some(running))
+                if running.life.state() != State::Running && self.swap.is_none() =>
+            {
+                self.await_by(index, Awaited::Up);
+                None
+            }
+            (Command::Start { .. } | Command::Resume | Command::Adopt, Some(running)) => {
                 Some(Answer::AlreadyRunning { release: running.definition.release.clone() })
             }
             (Command::Stop, Some(_)) => {
@@ -123,6 +138,7 @@ impl Supervisor {
     }
 
     fn begin_start(&mut self, generation: u32, by: By) -> Result<(), crate::Error> {
+        self.cleared |= super::adopt::clear_leftovers(&self.folders, Some(&mut self.kept))?;
         self.before = Record::read(&self.folders)?;
         let mut running = Running::prepare(&self.folders, generation)?;
         running.record.changed_at_ms = now_unix_ms();

@@ -7,6 +7,7 @@ use super::adopt::clear_container;
 use crate::error::Error;
 use crate::folders::ServiceFolders;
 use crate::history::{End, History};
+use crate::keep::Kept;
 use crate::lock::{Lock, Tried};
 use crate::record;
 
@@ -31,6 +32,10 @@ pub fn set_corrupt_record_aside(folders: &ServiceFolders) -> Result<Option<PathB
         if entry.serves() {
             history.ended(entry.generation, End::RecordCorrupt)?;
         }
+    }
+    if let Some(mut kept) = Kept::of_keeper(folders, None) {
+        // It would start a supervisor for ever.
+        kept.bye();
     }
     record::set_aside(folders)
 }

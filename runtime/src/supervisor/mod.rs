@@ -17,6 +17,7 @@
 
 mod actions;
 mod adopt;
+mod begin;
 mod children;
 mod clients;
 mod corrupt;
@@ -29,138 +30,33 @@ mod update;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags};
 
-use self::adopt::clear_leftovers;
+pub use self::begin::{clear, run, run_again, run_unit};
+pub(crate) use self::begin::{clear_by, lives, make_private_folder};
 use self::clients::Client;
 pub use self::corrupt::set_corrupt_record_aside;
 use self::running::{Part, Running};
 use self::swapping::Swapping;
 pub(crate) use self::telling::entry;
 use self::telling::{Askers, Origin, Step};
-use crate::control::{self, Answer, Conversation};
-use crate::error::{Error, Failure};
+use crate::error::Failure;
 use crate::events::{By, EventFile, Kind};
 use crate::folders::ServiceFolders;
 use crate::history::End;
 use crate::host_files::HostFiles;
+use crate::keep::Kept;
 use crate::lifecycle::{Action, Event};
-use crate::lock::{Lock, Tried};
-use crate::os;
+use crate::lock::Lock;
 use crate::record::{self, Record};
 use crate::systemd::{self, Stage, Unit};
 use crate::{crash_point, swap};
-
-/// Runs the hidden command `supervise`: the first client is its standard input.
-///
-/// Returns the exit status: 0 when the service was stopped, 1 when it could not be supervised or is left alone.
-#[must_use]
-pub fn run(folders: &ServiceFolders) -> i32 {
-    let Ok(mut first) = take_first_client() else { return 1 };
-    match Supervisor::begin(folders, None) {
-        Ok(Begun::Supervisor(mut supervisor)) => {
-            supervisor.clients.push(Client::new(first));
-            supervisor.supervise()
-        }
-        Ok(Begun::Busy(holder)) => {
-            let _ = first.say(&Answer::Busy { holder });
-            1
-        }
-        Err(error) => {
-            let _ = first.say(&Answer::Refused(Failure::of(&error)));
-            1
-        }
-    }
-}
-
-/// Runs the hidden command `supervise --unit`: this process is the service's unit of systemd's. It starts what a command
-/// that waits for it names, and otherwise what the record says.
-///
-/// Returns the exit status, as [`run`].
-///
-/// # Errors
-/// [`Error::Busy`], [`Error::NotRunning`] when the service was never started, [`Error::Io`].
-pub fn run_unit(folders: &ServiceFolders) -> Result<i32, Error> {
-    let failed = |error| Error::Io { doing: "begin to supervise", source: error };
-    let unit = Unit::of_this_process();
-    settle().map_err(failed)?;
-    let mut supervisor = match Supervisor::begin(folders, Some(unit))? {
-        Begun::Supervisor(supervisor) => supervisor,
-        Begun::Busy(holder) => return Err(Error::Busy { service: folders.name().to_owned(), holder }),
-    };
-    match control::connect(&folders.next()) {
-        Ok(stream) => {
-            stream.set_nonblocking(true).map_err(failed)?;
-            supervisor.cleared |= clear_leftovers(folders)?;
-            supervisor.clients.push(Client::new(Conversation::new(stream)));
-        }
-        // Nobody waits, or the one who did is gone.
-        Err(_) => supervisor.take_up(By::Systemd {})?,
-    }
-    Ok(supervisor.supervise())
-}
-
-/// Removes what is left of a service whose supervisor is gone for good, as systemd wants it.
-///
-/// # Errors
-/// [`Error::Busy`] when it has one, [`Error::Io`].
-pub fn clear(folders: &ServiceFolders) -> Result<(), Error> {
-    clear_by(folders, By::Systemd {}, false)
-}
-
-/// The same for somebody, who may want it down from now on.
-pub(crate) fn clear_by(folders: &ServiceFolders, by: By, wanted_down: bool) -> Result<(), Error> {
-    let tried = Lock::try_hold(&folders.lock())
-        .map_err(|error| Error::Io { doing: "lock the service", source: error })?;
-    let _lock = match tried {
-        Tried::Held(lock) => lock,
-        Tried::By(holder) => return Err(Error::Busy { service: folders.name().to_owned(), holder }),
-    };
-    adopt::settle_swap(folders)?;
-    let cleared = clear_leftovers(folders)?;
-    let Some(mut record) = Record::read(folders)? else { return Ok(()) };
-    if wanted_down {
-        record.state = record::State::Stopped;
-        record.wanted = record::Wanted::Down;
-        record.write(folders)?;
-    }
-    if cleared || wanted_down {
-        EventFile::of(folders).append(&entry(&record, Kind::Stopped { status: None }, by));
-    }
-    Ok(())
-}
-
-fn take_first_client() -> std::io::Result<Conversation> {
-    // A login that ends takes its session along; a supervisor must not be part of it.
-    let _ = nix::unistd::setsid();
-    let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
-    let null = std::fs::File::open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    settle()?;
-    let stream = UnixStream::from(stdin);
-    stream.set_nonblocking(true)?;
-    Ok(Conversation::new(stream))
-}
-
-/// Nothing of who started this process shows in what it starts.
-fn settle() -> std::io::Result<()> {
-    os::close_on_exec_from(3);
-    std::env::set_current_dir("/")?;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    Ok(())
-}
-
-enum Begun {
-    Supervisor(Box<Supervisor>),
-    Busy(i32),
-}
 
 struct Supervisor {
     folders: ServiceFolders,
@@ -185,6 +81,10 @@ struct Supervisor {
     ending: Option<End>,
     /// When this process is a unit of systemd's.
     unit: Option<Unit>,
+    /// What outlives this process.
+    kept: Kept,
+    /// The state on the record that a supervisor before has left.
+    found: Option<record::State>,
     /// Scopes that were made.
     scopes: u32,
     event_file: EventFile,
@@ -198,58 +98,23 @@ struct Supervisor {
 enum Source {
     Signals,
     Listener,
+    Keeper,
     Client(usize),
     Of(u32, Part),
 }
 
 impl Supervisor {
-    fn begin(folders: &ServiceFolders, unit: Option<Unit>) -> Result<Begun, Error> {
-        let failed = |doing| move |error: std::io::Error| Error::Io { doing, source: error };
-        for folder in [&folders.state, &folders.log] {
-            fs_err::create_dir_all(folder).map_err(failed("make the service's folders"))?;
-        }
-        make_private_folder(&folders.run).map_err(failed("make the service's folders"))?;
-        let lock = match Lock::try_hold(&folders.lock()).map_err(failed("lock the service"))? {
-            Tried::Held(lock) => lock,
-            Tried::By(holder) => return Ok(Begun::Busy(holder)),
-        };
-        adopt::settle_swap(folders)?;
-        let left_alone = unit.is_some() && adopt::adoptable(folders)?.is_some();
-        let cleared = !left_alone && clear_leftovers(folders)?;
-        let listener = control::listen(&folders.control()).map_err(failed("make the supervisor's socket"))?;
-        let mut wanted = SigSet::empty();
-        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT] {
-            wanted.add(signal);
-        }
-        let blocked = wanted.thread_block().map_err(std::io::Error::from);
-        blocked.map_err(failed("block signals"))?;
-        let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-            .map_err(|error| failed("receive signals")(error.into()))?;
-        Ok(Begun::Supervisor(Box::new(Self {
-            folders: folders.clone(),
-            lock: Some(lock),
-            listener: Some(listener),
-            signals,
-            clients: Vec::new(),
-            active: None,
-            other: None,
-            events: VecDeque::new(),
-            swap: None,
-            written: None,
-            before: None,
-            began: Instant::now(),
-            ended: None,
-            ending: None,
-            unit,
-            scopes: 0,
-            event_file: EventFile::of(folders),
-            askers: Askers { start: By::Opsrun {}, stop: By::Opsrun {} },
-            cleared,
-        })))
-    }
-
     fn supervise(&mut self) -> i32 {
         telling::tell_of_panics(&self.folders);
+        let status = self.turn();
+        // Whoever cannot go on with something that lives leaves that to the next one.
+        if matches!(adopt::adoptable(&self.folders), Ok(None)) {
+            self.kept.bye();
+        }
+        status
+    }
+
+    fn turn(&mut self) -> i32 {
         loop {
             while let Some((generation, event)) = self.events.pop_front() {
                 self.happen(generation, event);
@@ -311,6 +176,9 @@ impl Supervisor {
         if let Some(listener) = &self.listener {
             awaited.push((Source::Listener, listener.as_fd(), PollFlags::IN));
         }
+        if let Some(link) = self.kept.link() {
+            awaited.push((Source::Keeper, link, PollFlags::IN));
+        }
         for (index, client) in self.clients.iter().enumerate() {
             awaited.push((Source::Client(index), client.as_fd(), PollFlags::IN));
         }
@@ -329,7 +197,10 @@ impl Supervisor {
             deadlines.map(|at| Duration::from_millis(at.saturating_sub(self.now()).saturating_add(1)));
         let probes = self.both().filter_map(|running| running.prober.wakes_at());
         let unit = self.unit.as_ref().and_then(Unit::wakes_at);
-        let instants = probes.chain(unit).map(|at| at.saturating_duration_since(Instant::now()));
+        let instants = probes
+            .chain(unit)
+            .chain(self.kept.wakes_at())
+            .map(|at| at.saturating_duration_since(Instant::now()));
         deadlines.chain(instants).min()
     }
 
@@ -337,6 +208,7 @@ impl Supervisor {
         match source {
             Source::Signals => self.read_signals(),
             Source::Listener => self.accept(),
+            Source::Keeper => self.kept.lost(),
             Source::Client(index) => self.listen_to(index),
             Source::Of(generation, part) => {
                 let Some(running) = self.of(generation) else { return };
@@ -372,6 +244,9 @@ impl Supervisor {
 
     fn look_at_the_clock(&mut self) {
         let now = self.now();
+        if let Err(error) = self.kept.tend() {
+            self.trouble(&Failure::new(error.to_string()).within("could not start the keeper"));
+        }
         let mut events = Vec::new();
         for running in self.both_mut() {
             let generation = running.generation();
@@ -461,17 +336,6 @@ impl Supervisor {
             status = format!("{status}; {failure}");
         }
         unit.tell(stage, &status);
-    }
-}
-
-pub(crate) fn make_private_folder(folder: &std::path::Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    if let Some(parent) = folder.parent() {
-        fs_err::create_dir_all(parent)?;
-    }
-    match std::fs::DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{exit_status, now_unix_ms};
 use crate::channel::{Purpose, Request};
@@ -20,7 +20,7 @@ use crate::folders::ServiceFolders;
 use crate::health::Prober;
 use crate::host_files::HostFiles;
 use crate::lifecycle::{Event, Life};
-use crate::log::{Drained, Journal, LogWriter, Stream};
+use crate::log::{Drained, Journal, LogWriter, Staging, Stream};
 use crate::memory::MemoryWatch;
 use crate::os;
 use crate::record::{self, Exit, Process, Record};
@@ -28,6 +28,9 @@ use crate::systemd;
 
 /// Ended children whose purpose is not known yet.
 const STRAYS_MAX: usize = 16;
+
+/// Whoever is to reap what has ended does so in this time, or its status stays unknown.
+const REAPED_WITHIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// A generation and its container.
 pub(super) struct Running {
@@ -68,6 +71,15 @@ pub(super) enum Part {
 impl Running {
     /// Reads a generation's bundle; nothing of it runs yet.
     pub fn prepare(folders: &ServiceFolders, generation: u32) -> Result<Self, Error> {
+        Self::prepare_with(folders, generation, None)
+    }
+
+    /// The same of one that runs, whose output was being written by way of `staging`.
+    pub fn prepare_with(
+        folders: &ServiceFolders,
+        generation: u32,
+        staging: Option<Staging>,
+    ) -> Result<Self, Error> {
         let bundle = folders.generation(generation);
         let spec = container::read_spec(&bundle)?;
         let definition = Definition::of(&spec)?;
@@ -76,8 +88,12 @@ impl Running {
         let journal = folders
             .is_of_host()
             .then(|| Journal::open(&definition.service, &definition.release, definition.generation));
-        let log =
-            LogWriter::open(&folders.output(generation), definition.log)?.with_journal(journal.flatten());
+        let output = folders.output(generation);
+        let log = match staging.and_then(|it| LogWriter::resume(&output, definition.log, it).ok()) {
+            Some(log) => log,
+            None => LogWriter::open(&output, definition.log)?,
+        };
+        let log = log.with_journal(journal.flatten());
         let life = Life::new(definition.clone());
         let cgroup = container::cgroup_of(&spec).to_owned();
         Ok(Self {
@@ -160,7 +176,8 @@ impl Running {
                 self.pid = Some(pid);
                 self.record.unenforced = unenforced;
                 self.memory = MemoryWatch::begin(&self.cgroup);
-                self.record.process = Process::of(pid, &self.cgroup).ok();
+                let outputs = self.output.iter().filter_map(|(_, pipe)| inode(pipe)).collect();
+                self.record.process = Process::of(pid, &self.cgroup, outputs).ok();
                 self.record.started_at_ms = Some(now_unix_ms());
                 Some(Event::Created)
             }
@@ -281,8 +298,20 @@ impl Running {
 
     /// The same of a container whose parent is dead.
     pub fn adopted_ended(&mut self) -> Event {
-        self.adopted = None;
-        self.ended(record::STATUS_UNSEEN)
+        let status = self.adopted.take().and_then(|pidfd| self.status_of_adopted(&pidfd));
+        self.ended(status.unwrap_or(record::STATUS_UNSEEN))
+    }
+
+    /// How it has ended, where the kernel tells who is not its parent: as long as its parent has not reaped it, or for as
+    /// long as its pidfd is open, since Linux 6.15.
+    fn status_of_adopted(&self, pidfd: &OwnedFd) -> Option<i32> {
+        if let Some(status) = self.record.process.as_ref().and_then(Process::status_of_zombie) {
+            return Some(status);
+        }
+        // It hangs up when it has been reaped.
+        let mut reaped = [PollFd::new(pidfd, PollFlags::empty())];
+        let _ = rustix::event::poll(&mut reaped, Some(&REAPED_WITHIN));
+        os::pidfd_exit_status(pidfd.as_fd()).ok().flatten().map(container::shell_status)
     }
 
     /// Whether the kernel has killed something of the container for want of memory.
@@ -322,6 +351,10 @@ fn pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
     let (near, far) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&near, true)?;
     Ok((near, far))
+}
+
+pub(super) fn inode(pipe: &OwnedFd) -> Option<u64> {
+    rustix::fs::fstat(pipe).ok().map(|found| found.st_ino)
 }
 
 /// The number of a signal by its name; `SIGRTMIN+N` too, which systemd in a container is stopped with.

@@ -154,6 +154,7 @@ impl Supervisor {
         let folders = self.folders.clone();
         let Some(mut running) = self.other.take_if(|other| other.generation() == candidate) else { return };
         let cleared = running.clear(&folders);
+        self.kept.forget_generation(candidate);
         if let Some(swap) = &mut self.swap {
             swap.soak_until = None;
             swap.output = running.log.last_lines();
@@ -180,8 +181,8 @@ impl Supervisor {
     fn end_swap(&mut self, verdict: Verdict) {
         let Some(Swapping { output, old, candidate, served, .. }) = self.swap.take() else { return };
         self.tell_verdict(old, candidate, served, &verdict);
-        if self.other.as_ref().is_some_and(|other| other.life.is_over()) {
-            self.other = None;
+        if let Some(other) = self.other.take_if(|other| other.life.is_over()) {
+            self.kept.forget_generation(other.generation());
         }
         let pid = self.active.as_ref().and_then(|active| active.pid).map_or(0, nix::unistd::Pid::as_raw);
         let cancelled = verdict == Verdict::Cancelled;

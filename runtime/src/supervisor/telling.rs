@@ -175,10 +175,15 @@ pub(super) fn tell_of_panics(folders: &ServiceFolders) {
     std::panic::set_hook(Box::new(move |panic| {
         let text = panic.to_string().replace('\n', " ");
         let failure = Failure::new(text).within("the supervisor ended by a fault of opsrun's own");
-        let kind = Kind::Trouble { causes: causes(&failure.causes) };
-        EventFile::of(&folders).append(&entry_without_record(folders.name(), kind, By::Opsrun {}));
+        trouble_of(&folders, &failure);
         usual(panic);
     }));
+}
+
+/// Writes down what could not be done where there is no supervisor to do so.
+pub(super) fn trouble_of(folders: &ServiceFolders, failure: &Failure) {
+    let kind = Kind::Trouble { causes: causes(&failure.causes) };
+    EventFile::of(folders).append(&entry_without_record(folders.name(), kind, By::Opsrun {}));
 }
 
 /// An event of a service that has a record.
