@@ -382,7 +382,7 @@ fn a_container_that_is_on_no_record_is_removed_by_whoever_looks_next() {
         let parent = parent_of_cgroups(&host);
         if command == ["boot"] {
             // Its container is to be taken up, and what is beside it is not.
-            kill(i32::try_from(host.service("busybox")["supervisor"].as_i64().expect("one")).expect("a pid"));
+            host.kill_supervisor_and_keeper("busybox");
             until("it is gone", || host.service("busybox")["supervisor"].is_null());
         } else {
             host.opsrun(["stop", "busybox"]).succeeds();
