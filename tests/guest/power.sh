@@ -4,13 +4,13 @@
 #
 #     power.sh IMAGE WHAT SECONDS
 #
-# IMAGE is an image file, WHAT is `all` for a load, a save, a removal and a pruning in turn, `load` for a load alone, and
+# IMAGE is an image file, WHAT is `all` for a load, a save, a removal and a pruning in turn, `load` for loads alone, and
 # `nothing` for the look alone. The cut is SECONDS after the first of them has begun; the file `at` names the one that was
 # under way, the file `cut` says that it is time.
 set -eu
 # shellcheck source=tests/guest/shell.sh
 . ./shell.sh
-image=$1 what=$2 seconds=$3
+image=$1 of=$2 seconds=$3
 store=/var/lib/opsrun/store saved=/var/saved.tar
 
 clean() { opsrun fsck > /tmp/broken && is "$(cat /tmp/broken)" ''; }
@@ -32,7 +32,7 @@ check "fsck finds nothing wrong after it" clean
 check "nothing is left aside" nothing_aside
 check "the image can be saved" opsrun save -o /tmp/saved.tar "$(opsrun images -q | head -n 1)"
 rm -f /tmp/saved.tar
-[ "$what" != nothing ] || exit 0
+[ "$of" != nothing ] || exit 0
 
 opsrun rmi "$(opsrun images -q | head -n 1)" 2> /dev/null || :
 sync
@@ -41,7 +41,10 @@ change() {
     while :; do
         step load
         opsrun load --tag it:1 "$image"
-        [ "$what" = all ] || continue
+        if [ "$of" = load ]; then
+            opsrun rmi it:1
+            continue
+        fi
         step save
         opsrun save -o $saved it:1
         step rmi
