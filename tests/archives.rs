@@ -1,14 +1,16 @@
 //! What leaves opsrun again: saved images are what other tools and opsrun itself read back, and what a container has
 //! changed becomes a layer that they all understand.
 
+#[path = "support/docker.rs"]
+mod docker;
 mod support;
 
-use std::fs::File;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
+use docker::Docker;
 use serde_json::Value;
-use support::{Done, Host, done, image, until};
+use support::{Done, Host, done, image};
 
 fn shell(script: &str) -> Done {
     let mut command = Command::new("sh");
@@ -164,59 +166,6 @@ fn a_saved_image_is_read_from_a_pipe_too() {
     assert!(image("busybox-1.tar").exists());
 }
 
-/// A dockerd of the test's own, which touches nothing of the host's network and none of its images.
-struct Docker {
-    folder: tempfile::TempDir,
-    daemon: Child,
-}
-
-impl Docker {
-    fn new() -> Self {
-        // A socket's path may have 108 bytes.
-        let folder = tempfile::Builder::new().prefix("dockerd-").tempdir().expect("a folder");
-        let at = |name: &str| folder.path().join(name).display().to_string();
-        let log = File::create(at("log")).expect("a log");
-        let mut command = Command::new("dockerd");
-        command.args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"]);
-        command.args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")]);
-        command.args(["--host", &format!("unix://{}", at("socket")), "--config-file", &at("daemon.json")]);
-        std::fs::write(at("daemon.json"), "{}").expect("its settings");
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log")).stderr(log);
-        let daemon = command.spawn().expect("start dockerd: Debian's package docker.io has it");
-        let mut docker = Self { folder, daemon };
-        until("dockerd answers", || {
-            let ended = docker.daemon.try_wait().expect("look at dockerd");
-            let log = || std::fs::read_to_string(docker.folder.path().join("log")).unwrap_or_default();
-            assert!(ended.is_none(), "dockerd ended: {}", log());
-            done(docker.client("version")).status == 0
-        });
-        docker
-    }
-
-    fn client(&self, line: &str) -> Command {
-        let mut command = Command::new("sh");
-        let socket = self.folder.path().join("socket");
-        command.args(["-euc", &format!("docker -H unix://{} {line}", socket.display())]);
-        command.current_dir(self.folder.path());
-        command
-    }
-
-    fn docker(&self, line: &str) -> String {
-        done(self.client(line)).succeeds().stdout.trim().to_owned()
-    }
-}
-
-impl Drop for Docker {
-    /// It also ends its containerd.
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.daemon);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.daemon.wait();
-        // What a daemon that was killed leaves mounted would keep the folder.
-        let _ = Command::new("umount").arg("-l").arg(self.folder.path().join("exec/netns/default")).output();
-    }
-}
-
 /// podman, buildah and skopeo with a storage of their own.
 fn containers(folder: &Path, script: &str) -> String {
     let at = folder.display();
@@ -268,6 +217,16 @@ fn everybody_reads(archive: &str, name: &str, docker: &Docker, formats: &[&str])
         assert_eq!(diff_ids(&found), expected.1, "{format}");
         docker.docker(&format!("rmi -f {id}"));
     }
+}
+
+#[test]
+fn keystone_is_saved_as_it_was_loaded() {
+    let (host, other) = (Host::new(), Host::new());
+    host.load("keystone-zed.tar");
+    let saved = host.path("saved.tar");
+    host.opsrun(["save", "keystone:zed", "-o", saved.to_str().expect("path")]).succeeds();
+    other.opsrun(["load", saved.to_str().expect("path")]).succeeds();
+    assert_eq!(ids(&other, "keystone:zed"), ids(&host, "keystone:zed"));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::fixture::{
 };
 use crate::limits::with_own_mounts;
 
-fn are_there(tools: &[&str]) -> bool {
+pub fn are_there(tools: &[&str]) -> bool {
     let missing: Vec<_> = tools.iter().filter(|tool| which(tool).is_none()).collect();
     if !missing.is_empty() {
         assert!(std::env::var_os("CI").is_none(), "CI needs {missing:?}");
@@ -40,13 +40,13 @@ fn run(folder: &Path, program: &str, arguments: &[&str]) -> String {
 }
 
 /// buildah, podman and skopeo with a storage of their own, so that nothing of the host's is touched.
-struct Tools {
-    folder: PathBuf,
+pub struct Tools {
+    pub folder: PathBuf,
     storage: String,
 }
 
 impl Tools {
-    fn new(place: &Place) -> Self {
+    pub fn new(place: &Place) -> Self {
         let folder = place.path("tools");
         fs::create_dir(&folder).unwrap();
         let at = folder.display();
@@ -56,7 +56,7 @@ impl Tools {
         Self { storage: format!("{at}/storage.conf"), folder }
     }
 
-    fn run(&self, program: &str, arguments: &[&str]) -> String {
+    pub fn run(&self, program: &str, arguments: &[&str]) -> String {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&self.folder).stdin(Stdio::null());
         command.env("CONTAINERS_STORAGE_CONF", &self.storage).env("BUILDAH_ISOLATION", "chroot");
@@ -82,7 +82,7 @@ impl Tools {
     }
 }
 
-fn load(place: &Place, path: &Path, tag: Option<&str>) -> Image {
+pub fn load(place: &Place, path: &Path, tag: Option<&str>) -> Image {
     let options =
         LoadOptions { tag: tag.map(|tag| tag.parse().unwrap()), platform: None, ..LoadOptions::default() };
     let images = place.store.load(&Source::of(path).unwrap(), &options, &mut ()).unwrap();
@@ -154,7 +154,7 @@ fn several_images_that_podman_saves_together() {
 }
 
 /// The file system of an image, its layers put on top of each other by overlayfs.
-fn merged(place: &Place, image: &Image) -> Listing {
+pub fn merged(place: &Place, image: &Image) -> Listing {
     let folders = place.store.layer_folders(image);
     let at = place.path("merged");
     fs::create_dir_all(&at).unwrap();
@@ -170,7 +170,7 @@ fn merged(place: &Place, image: &Image) -> Listing {
     })
 }
 
-fn capability(byte: u8) -> Vec<u8> {
+pub fn capability(byte: u8) -> Vec<u8> {
     [&[1, 0, 0, 2, byte][..], &[0; 15]].concat()
 }
 
@@ -236,14 +236,14 @@ fn layers() -> Vec<Vec<u8>> {
 }
 
 /// What umoci makes of a layout.
-fn unpacked_by_umoci(place: &Place, layout: &Path, tag: &str) -> Listing {
+pub fn unpacked_by_umoci(place: &Place, layout: &Path, tag: &str) -> Listing {
     let image = format!("{}:{tag}", layout.display());
     let bundle = place.path("umoci");
     run(&place.path(""), "umoci", &["unpack", "--image", &image, &bundle.display().to_string()]);
     listing(&bundle.join("rootfs"))
 }
 
-fn compare(ours: &Listing, theirs: &Listing) {
+pub fn compare(ours: &Listing, theirs: &Listing) {
     let names = |listing: &Listing| listing.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(ours), names(theirs));
     let different: BTreeMap<_, _> = ours
