@@ -47,3 +47,17 @@ need_rust() {
 as_builder() {
     if [ -n "$builder" ]; then runuser -u "$builder" -- env HOME="$rust_home" PATH="$PATH" "$@"; else "$@"; fi
 }
+
+# need_tool CRATE VERSION: builds a program from crates.io, once, and sets $tool to its path. After need_rust.
+need_tool() {
+    tools=${OPSRUN_CACHE:-/var/cache/opsrun}/tools
+    tool=$tools/bin/$1-$2
+    [ ! -x "$tool" ] || return 0
+    say "building $1 $2"
+    mkdir -p "$tools"
+    [ -z "$builder" ] || chown "$builder" "$tools"
+    # It runs for a second: building it optimized would only take longer.
+    as_builder env RUSTFLAGS= CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        cargo install --quiet --locked --root "$tools" "$1@$2"
+    mv "$tools/bin/$1" "$tool"
+}

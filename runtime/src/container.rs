@@ -13,10 +13,14 @@ use oci_spec::runtime::Spec;
 
 use crate::channel::{Channel, Go, Purpose, Report, Request};
 use crate::confine::is_missing;
-use crate::create::{CONTAINERS, ENGINE};
 use crate::error::{Error, Failure};
 use crate::record::Process;
 use crate::systemd;
+
+/// The folder of a run folder in which libcontainer keeps its state.
+pub(crate) const CONTAINERS: &str = "containers";
+/// The folder of a run folder over which the throw-away process mounts what libcontainer gets as its bundle.
+pub(crate) const ENGINE: &str = "engine";
 
 /// The program that is running: the throw-away process is the same one, even when the file was replaced since.
 const THIS_PROGRAM: &str = "/proc/self/exe";

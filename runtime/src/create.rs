@@ -36,16 +36,11 @@ use oci_spec::runtime::{Capability, Process, Spec};
 use crate::cgroup;
 use crate::channel::{Channel, Go, Purpose, Report, Request};
 use crate::confine::Confinement;
-use crate::container::{id_of, read_spec};
+use crate::container::{CONTAINERS, ENGINE, id_of, read_spec};
 use crate::error::{Error, Failure};
 use crate::seccomp::Filter;
 use crate::title::Title;
 use crate::{devices, limits, systemd, trace};
-
-/// The folder of a run folder in which libcontainer keeps its state.
-pub(crate) const CONTAINERS: &str = "containers";
-/// The folder of a run folder over which this process mounts what libcontainer gets as its bundle.
-pub(crate) const ENGINE: &str = "engine";
 
 /// Runs the hidden command `create`: the channel is its standard input.
 ///

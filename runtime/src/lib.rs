@@ -23,6 +23,7 @@ mod confine;
 mod container;
 mod control;
 pub mod crash_point;
+#[cfg(not(fuzzing))]
 pub mod create;
 pub mod definition;
 mod devices;

@@ -14,6 +14,7 @@ use crate::archive::{self, Findings, Found, Platform, Source};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::reference::Reference;
+#[cfg(not(fuzzing))]
 use crate::registry::{self, Conversation, Registries};
 
 impl Store {
@@ -41,6 +42,7 @@ impl Store {
     ///
     /// # Errors
     /// Those that [`Error`] has for registries, and those of [`Store::load`]; nothing is left behind then.
+    #[cfg(not(fuzzing))]
     pub fn pull(
         &self,
         registries: &Registries,

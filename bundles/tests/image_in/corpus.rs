@@ -18,14 +18,14 @@ use crate::fixture::{
 };
 
 /// A hostile image.
-struct Case {
+pub struct Case {
     name: String,
-    archive: Vec<u8>,
+    pub archive: Vec<u8>,
     expected: Expected,
 }
 
 /// What must come of it.
-enum Expected {
+pub enum Expected {
     /// An error with this text somewhere in its chain.
     Refused(&'static str),
     /// Its top layer has these: `path kind content`; and not those behind a `!`.
@@ -82,23 +82,7 @@ fn nothing_hostile_gets_out_and_nothing_half_made_stays() {
     make_canary(&canary);
     let before = listing(&canary);
     let outside = canary.to_str().unwrap().to_owned();
-    let cases: Vec<Case> = [
-        paths(&outside),
-        planted_links(&outside),
-        hard_links(&outside),
-        names(),
-        kinds(),
-        whiteouts(),
-        collisions(),
-        attributes(),
-        records(),
-        streams(),
-        documents(),
-        descriptors(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let cases = cases(&outside);
     assert!(cases.len() >= 80, "only {} cases", cases.len());
     let mut wrong = Vec::new();
     for Case { name, archive, expected } in &cases {
@@ -142,6 +126,27 @@ fn nothing_hostile_gets_out_and_nothing_half_made_stays() {
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+/// All of them; `outside` is a folder with the canary, which those that know where they want to go write to.
+pub fn cases(outside: &str) -> Vec<Case> {
+    [
+        paths(outside),
+        planted_links(outside),
+        hard_links(outside),
+        names(),
+        kinds(),
+        whiteouts(),
+        collisions(),
+        attributes(),
+        records(),
+        streams(),
+        documents(),
+        descriptors(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn paths(outside: &str) -> Vec<Case> {

@@ -13,5 +13,6 @@ mod layers;
 mod limits;
 mod names;
 mod save;
+mod seeds;
 mod store;
 mod tools;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! /mnt/canary           a file, also by its absolute path
-//!      store/canary     a file beside
+//!      store/canary/    a folder beside, with a file: where the hostile seeds want to go
 //!      store/earlier/   a layer that is there already: canary, and links out of it
 //!      store/new/       where the target writes
 //!      store/trash/
@@ -61,10 +61,11 @@ impl Place {
     #[allow(clippy::new_without_default, reason = "it changes the process")]
     pub fn new() -> Self {
         enter();
-        for folder in ["store", "store/earlier", "store/earlier/etc"] {
+        for folder in ["store", "store/canary", "store/canary/etc", "store/earlier", "store/earlier/etc"] {
             fs::create_dir(Path::new(ROOM).join(folder)).unwrap();
         }
-        for file in ["canary", "store/canary", "store/earlier/etc/passwd", "store/earlier/canary"] {
+        for file in ["canary", "store/canary/etc/passwd", "store/earlier/etc/passwd", "store/earlier/canary"]
+        {
             let path = Path::new(ROOM).join(file);
             fs::write(&path, format!("the content of {file}")).unwrap();
             chown(&path, Some(17), Some(18)).unwrap();

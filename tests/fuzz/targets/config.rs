@@ -38,7 +38,7 @@ fuzz_target!(
         request.user = text(parts.next());
         request.working_directory = text(parts.next()).filter(|path| !path.is_empty()).map(PathBuf::from);
         let destinations = parts.take(MOUNTS_MAX).filter_map(|part| text(Some(part)));
-        let source = place.path("canary");
+        let source = place.path("canary/etc/passwd");
         let mount = |to: String| Mount { source: source.clone(), destination: to.into(), read_only: true };
         request.mounts = destinations.map(mount).collect();
         match bundle::prepare(&request) {
