@@ -5,8 +5,11 @@
 //! It is asked before anything runs, because a service that cannot read its file says so in its own words, late, and in
 //! a log that it perhaps cannot write.
 
+use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use bundles::account::Account;
 
 use crate::error::{Access, Error};
 
@@ -21,6 +24,26 @@ pub(crate) struct User {
     pub groups: Vec<u32>,
     /// Its name in the image.
     pub name: Option<String>,
+}
+
+impl From<&Account> for User {
+    fn from(account: &Account) -> Self {
+        Self {
+            uid: account.uid,
+            gid: account.gid,
+            groups: account.groups.clone(),
+            name: account.name.clone(),
+        }
+    }
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(formatter, "{name} (uid {})", self.uid),
+            None => write!(formatter, "uid {}", self.uid),
+        }
+    }
 }
 
 /// The first thing below `folder` that the user cannot do, for a folder mounted as a whole.
@@ -74,7 +97,7 @@ fn check_one(service: &str, user: &User, path: PathBuf, access: Access) -> Resul
 }
 
 /// Whether mode bits permit `needed` (4 read, 2 write, 1 search); the first class that fits decides (path_resolution(7)).
-fn permits(mode: u32, owner: u32, group: u32, user: &User, needed: u32) -> bool {
+pub(crate) fn permits(mode: u32, owner: u32, group: u32, user: &User, needed: u32) -> bool {
     let class = if owner == user.uid {
         mode >> 6
     } else if group == user.gid || user.groups.contains(&group) {

@@ -129,8 +129,10 @@ pub(crate) enum Command {
         long_about = "Put another release in place of the one that runs, with the configuration as it is now. The new \
             generation is made ready first. When it does not become healthy, ends, or does not stay healthy for the \
             soak, the old one serves again (exit status 3). A release that runs already is swapped for itself when its \
-            configuration or settings have changed.",
-        after_help = "Examples:\n  opsrun swap keystone juno\n  opsrun swap keystone juno --soak 2m --timeout 5m\
+            configuration or settings have changed. Before anything is touched, all is looked at that can be known before; \
+            what cannot end well is refused (exit status 1). Hooks of the settings are run in the new image: when a \
+            post_commit fails, the new one serves all the same (exit status 5).",
+        after_help = "Examples:\n  opsrun swap keystone juno --plan\n  opsrun swap keystone juno\n  opsrun swap keystone juno --soak 2m --timeout 5m\
             \n  opsrun swap keystone juno --config ./keystone-juno"
     )]
     Swap(Swap),
@@ -454,6 +456,15 @@ pub(crate) struct Terms {
     /// How long it may take until it is healthy [default: as the service's health check says]
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<TimeSpan>,
+    /// Only say what would be done, step by step, and what speaks against it
+    #[arg(long)]
+    pub plan: bool,
+    /// Do it also past a declared point of no return
+    #[arg(long)]
+    pub force: bool,
+    /// The plan as JSON, in a form that does not change
+    #[arg(long, requires = "plan")]
+    pub json: bool,
 }
 
 /// `start`
@@ -603,6 +614,9 @@ pub(crate) struct Logs {
     /// Only what this generation has written; `opsrun history` has the numbers
     #[arg(long, value_name = "NUMBER")]
     pub generation: Option<u32>,
+    /// Instead, what the hooks of the swap that brought it have written
+    #[arg(long, conflicts_with_all = ["follow", "last", "timestamps"])]
+    pub hooks: bool,
     /// The service
     pub service: ServiceName,
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::exit::Exit;
+use crate::hooks::When;
 
 /// An error as `main` ends with it.
 #[derive(Debug, thiserror::Error)]
@@ -181,6 +182,8 @@ pub(crate) enum Error {
         release: String,
         /// The releases that are loaded.
         have: Vec<String>,
+        /// The command as it could have been typed.
+        line: String,
     },
     /// Several releases are loaded and none was named.
     #[error("several releases of {service} are loaded: {}", .have.join(", "))]
@@ -189,6 +192,8 @@ pub(crate) enum Error {
         service: String,
         /// The releases.
         have: Vec<String>,
+        /// The command as it could have been typed.
+        line: String,
     },
     /// The configuration folder of a service is missing or empty.
     #[error("{service} has no configuration: {file} is missing", file = .file.display())]
@@ -280,6 +285,19 @@ pub(crate) enum Error {
         /// How many were asked for.
         asked: usize,
     },
+    /// Before a swap was begun, something was found that speaks against it; each was said already.
+    #[error("{service} {release} is not put in place: {}", refusals(*.checks))]
+    Refused {
+        /// The service.
+        service: String,
+        /// The release that was to run.
+        release: String,
+        /// How many checks refuse.
+        checks: usize,
+    },
+    /// A hook did not do what it was to do.
+    #[error(transparent)]
+    HookFailed(#[from] Box<HookFailed>),
     /// The new generation failed and the old one serves again.
     #[error("{service} {wanted} could not be started; generation {generation} ({serves}) serves again")]
     WentBack {
@@ -308,6 +326,30 @@ pub(crate) enum Error {
         /// Why the old one failed.
         back: Box<Error>,
     },
+}
+
+fn refusals(checks: usize) -> String {
+    if checks == 1 { "one check refuses it".to_owned() } else { format!("{checks} checks refuse it") }
+}
+
+/// A hook that did not do what it was to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{service} {release} {}: its hook `{command}` {how}", .when.outcome())]
+pub(crate) struct HookFailed {
+    /// The service.
+    pub service: String,
+    /// The release that it was run for.
+    pub release: String,
+    /// When.
+    pub when: When,
+    /// The hook.
+    pub command: String,
+    /// As in "ended with status 1".
+    pub how: String,
+    /// Its last lines.
+    pub output: Vec<String>,
+    /// Why it could not be run.
+    pub source: Option<Box<Error>>,
 }
 
 /// As in "2 things in the store are broken".
@@ -348,6 +390,7 @@ impl Error {
         match self {
             Self::WentBack { .. } => Exit::WentBack,
             Self::NeitherServes { .. } => Exit::NeitherServes,
+            Self::HookFailed(failed) if failed.when == When::PostCommit => Exit::HookFailed,
             _ => Exit::Failed,
         }
     }

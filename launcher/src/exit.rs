@@ -16,6 +16,8 @@ pub(crate) enum Exit {
     WentBack,
     /// Neither the new nor the old serves; a person is needed: 4.
     NeitherServes,
+    /// It is done, and a hook that was to be run after it failed: 5.
+    HookFailed,
     /// `exec` and `run`: opsrun itself failed before the command began: 125, as Docker has it.
     BeforeCommand,
     /// `exec` and `run`: the command cannot be executed: 126, as Docker and sh(1) have it.
@@ -35,6 +37,7 @@ impl Exit {
             Self::Usage => 2,
             Self::WentBack => 3,
             Self::NeitherServes => 4,
+            Self::HookFailed => 5,
             Self::BeforeCommand => 125,
             Self::CannotExecute => 126,
             Self::NoSuchCommand => 127,

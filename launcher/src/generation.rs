@@ -139,18 +139,47 @@ impl Candidate {
     /// [`Error::Io`] or [`Error::Runtime`] when an old one cannot be removed; this one stays all the same.
     pub(crate) fn keep(mut self) -> Result<(), Error> {
         self.keep = true;
-        let keep = self.rules.keep.map_or(KEPT, NonZeroUsize::get);
         let numbers = numbers(&self.folders)?;
-        let needed = needed(&self.folders)?;
-        let old = &numbers[..numbers.len().saturating_sub(keep)];
-        for old in old.iter().filter(|number| **number != self.number && !needed.contains(number)) {
-            remove(&self.folders, *old)?;
+        for old in unneeded(&numbers, &self.rules, self.number, &needed(&self.folders)?) {
+            remove(&self.folders, old)?;
         }
         remove_half_removed(&self.folders)?;
         // Of those in between, which never served, there is output as long as there is of an older one.
         let oldest = self::numbers(&self.folders)?.first().copied().unwrap_or(self.number);
         Ok(runtime::log::remove_before(&self.folders, oldest)?)
     }
+}
+
+/// Those that are too old to be kept.
+fn unneeded(numbers: &[u32], rules: &Generations, new: u32, needed: &[u32]) -> Vec<u32> {
+    let keep = rules.keep.map_or(KEPT, NonZeroUsize::get);
+    let old = &numbers[..numbers.len().saturating_sub(keep)];
+    old.iter().copied().filter(|number| *number != new && !needed.contains(number)).collect()
+}
+
+/// Which generations would go if this new one came to serve in place of the one that does.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Runtime`].
+pub(crate) fn would_go(folders: &ServiceFolders, rules: &Generations, new: u32) -> Result<Vec<u32>, Error> {
+    let mut numbers = numbers(folders)?;
+    numbers.push(new);
+    // What serves now will be what served before.
+    let before = History::of(folders).read()?;
+    let active = Record::read(folders)?.map(|record| record.generation);
+    let mut needed = needed(folders)?;
+    needed.retain(|number| {
+        Some(*number) == active || active.and_then(|active| before.before(active)) != Some(*number)
+    });
+    Ok(unneeded(&numbers, rules, new, &needed))
+}
+
+/// The number that the next generation gets, unless another command takes it before.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Runtime`].
+pub(crate) fn next_number(folders: &ServiceFolders) -> Result<u32, Error> {
+    Ok(last_number(folders)? + 1)
 }
 
 /// The generations that must be there whatever their age: what serves, what served before it, and the configuration that

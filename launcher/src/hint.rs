@@ -6,6 +6,7 @@ use std::io;
 use bundles::store::Excess;
 
 use crate::error::{Access, Error};
+use crate::hooks::When;
 use crate::layout::ROOT_VARIABLE;
 use crate::print::amount::short_id;
 
@@ -67,13 +68,8 @@ pub(crate) fn hint(error: &Error) -> Option<String> {
         Error::NoImage { image, .. } => {
             Some(format!("opsrun load FILE, then `opsrun images` must show {image}"))
         }
-        Error::NoRelease { service, have, .. } => {
-            Some(format!("opsrun start {service}:{}", have.first().map_or("RELEASE", String::as_str)))
-        }
-        Error::WhichRelease { service, have } => Some(format!(
-            "name one of them: opsrun start {service}:{}",
-            have.last().map_or("RELEASE", String::as_str)
-        )),
+        Error::NoRelease { line, .. } => Some(line.clone()),
+        Error::WhichRelease { line, .. } => Some(format!("name one of them: {line}")),
         Error::NoConfiguration { service, others: false, .. } => {
             Some(format!("opsrun config init {service}"))
         }
@@ -99,6 +95,16 @@ pub(crate) fn hint(error: &Error) -> Option<String> {
         Error::StillRunning { service, .. } => {
             Some(format!("opsrun stop {service}, or opsrun rm --force {service}"))
         }
+        Error::Refused { .. } => None,
+        Error::HookFailed(failed) => Some(match failed.when {
+            When::PreSwap => {
+                "nothing else was changed; [hooks] in the service's settings says what is run".to_owned()
+            }
+            When::PostCommit => format!(
+                "once that is mended, `opsrun swap {} {}` runs what is left of its hooks",
+                failed.service, failed.release
+            ),
+        }),
         Error::WentBack { service, .. } | Error::NeitherServes { service, .. } => {
             Some(format!("opsrun logs {service}; opsrun status {service}"))
         }

@@ -115,6 +115,8 @@ pub(crate) struct ServiceStatus {
     pub definition: Option<Definition>,
     /// The configuration.
     pub configuration: Option<Configuration>,
+    /// Hooks of its active generation that have not been run to their end.
+    pub pending_hooks: Vec<Vec<String>>,
     /// The file with the output of its active generation.
     pub output: PathBuf,
     /// Its settings file, whether it is there or not.

@@ -1,6 +1,7 @@
 //! A service's own folders on the host: which there are, that they exist, and that the service can use them.
 //! It knows no bundle and starts nothing.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -87,7 +88,7 @@ impl OwnFolders {
     }
 
     /// Where the configuration is that counts.
-    fn source<'a>(&'a self, mount: &'a OwnMount) -> &'a Path {
+    pub(crate) fn source<'a>(&'a self, mount: &'a OwnMount) -> &'a Path {
         self.instead.as_deref().unwrap_or(&mount.host)
     }
 
@@ -156,28 +157,52 @@ impl OwnFolders {
     /// # Errors
     /// [`Error::Access`], [`Error::Io`].
     pub(crate) fn check_access(&self, account: &Account) -> Result<(), Error> {
-        let service = self.service.as_str();
-        let user = User {
-            uid: account.uid,
-            gid: account.gid,
-            groups: account.groups.clone(),
-            name: account.name.clone(),
+        self.problems(&User::from(account)).into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Everything that keeps a user from reading the configuration and writing the rest: [`Error::Access`] and
+    /// [`Error::Io`].
+    pub(crate) fn problems(&self, user: &User) -> Vec<Error> {
+        let mut problems = Vec::new();
+        let mut check = |folder: &Path, entry: Option<&Path>, access| {
+            problems.extend(access::check(self.service.as_str(), user, folder, entry, access).err());
         };
         for mount in &self.mounts {
             if mount.kind != Kind::Configuration {
-                access::check(service, &user, &mount.host, None, Access::Write)?;
+                check(&mount.host, None, Access::Write);
                 continue;
             }
             let source = self.source(mount);
-            access::check(service, &user, source, None, Access::Search)?;
+            check(source, None, Access::Search);
             for entry in &self.required {
-                access::check(service, &user, source, Some(entry.as_path()), Access::Read)?;
+                check(source, Some(entry.as_path()), Access::Read);
             }
             for entry in &self.live {
-                access::check(service, &user, &mount.host, Some(entry.as_path()), Access::Search)?;
+                check(&mount.host, Some(entry.as_path()), Access::Search);
             }
         }
-        Ok(())
+        // One folder is in the way of everything in it.
+        let mut seen = BTreeSet::new();
+        problems.retain(|problem| match problem {
+            Error::Access { path, .. } => seen.insert(path.clone()),
+            _ => true,
+        });
+        problems
+    }
+
+    /// What is bound live: the folders for data, logs and volumes, and the entries of the configuration that are. Whether
+    /// the service writes there.
+    pub(crate) fn live_folders(&self) -> Vec<(PathBuf, bool)> {
+        let mut folders = Vec::new();
+        for mount in &self.mounts {
+            match mount.kind {
+                Kind::Configuration => {
+                    folders.extend(self.live().map(|entry| (mount.host.join(entry), false)))
+                }
+                _ => folders.push((mount.host.clone(), true)),
+            }
+        }
+        folders
     }
 
     /// The bind mounts for a generation: its copy of the configuration, everything else live.

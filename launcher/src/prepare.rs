@@ -153,7 +153,10 @@ pub(crate) fn annotations<const N: usize>(
 }
 
 /// The rules of the generation, which has no number yet.
-fn definition(
+///
+/// # Errors
+/// [`Error::Rules`].
+pub(crate) fn definition(
     layout: &Layout,
     service: &ServiceName,
     release: &Release,

@@ -28,6 +28,29 @@ pub(crate) struct Wanted<'a> {
     pub typed: Option<&'a str>,
     /// The release in the service's record.
     pub last: Option<&'a str>,
+    /// What for.
+    pub by: Asker,
+}
+
+/// The command that wants a release: a hint gives back its own line, with one that there is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Asker {
+    /// `start`.
+    Start,
+    /// `swap`.
+    Swap,
+    /// `config init`.
+    ConfigInit,
+}
+
+impl Asker {
+    fn line(self, service: &str, release: &str) -> String {
+        match self {
+            Self::Start => format!("opsrun start {service}:{release}"),
+            Self::Swap => format!("opsrun swap {service} {release}"),
+            Self::ConfigInit => format!("opsrun config init {service} --from {release}"),
+        }
+    }
 }
 
 /// Finds the image of a service.
@@ -100,11 +123,15 @@ fn choose(
         _ if releases.is_empty() => return Err(Error::NoImage { service, image, pull: None }),
         (Some(typed), _) if loaded(typed) => typed.to_owned(),
         (Some(typed), _) => {
-            return Err(Error::NoRelease { service, release: typed.to_owned(), have: releases });
+            let line = wanted.by.line(&service, releases.first().map_or("RELEASE", String::as_str));
+            return Err(Error::NoRelease { service, release: typed.to_owned(), have: releases, line });
         }
         (None, Some(last)) if loaded(last) => last.to_owned(),
         (None, _) if releases.len() == 1 => releases[0].clone(),
-        (None, _) => return Err(Error::WhichRelease { service, have: releases }),
+        (None, _) => {
+            let line = wanted.by.line(&service, releases.last().map_or("RELEASE", String::as_str));
+            return Err(Error::WhichRelease { service, have: releases, line });
+        }
     };
     let of_release: Vec<&Reference> =
         fitting.into_iter().filter(|name| name.tag.as_deref() == Some(&release)).collect();
@@ -124,7 +151,7 @@ mod tests {
     fn choose(names: &[&str], typed: Option<&str>, last: Option<&str>) -> Result<String, String> {
         let names: Vec<Reference> = names.iter().map(|name| name.parse().unwrap()).collect();
         let names: Vec<&Reference> = names.iter().collect();
-        super::choose(&names, "keystone", "keystone", Wanted { typed, last })
+        super::choose(&names, "keystone", "keystone", Wanted { typed, last, by: Asker::Start })
             .map(|name| name.to_string())
             .map_err(|error| error.to_string())
     }

@@ -118,7 +118,11 @@ impl Remake<'_> {
         self.layout.service(self.service)
     }
 
-    fn image(&self, generation: u32, definition: &Definition) -> Result<Unpacked, Error> {
+    /// The image of a generation.
+    ///
+    /// # Errors
+    /// [`Error::ImageGone`], [`Error::Bundles`].
+    pub(crate) fn image(&self, generation: u32, definition: &Definition) -> Result<Unpacked, Error> {
         let gone = || Error::ImageGone {
             service: self.service.to_string(),
             generation,

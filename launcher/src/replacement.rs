@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use runtime::Failure;
 use runtime::client::{self, SwapRequest};
 use runtime::folders::ServiceFolders;
-use runtime::history::{Cause, Kind};
+use runtime::history::{Cause, End, History, Kind};
 use runtime::record::{Record, State};
 use runtime::{status, systemd};
 
@@ -15,6 +16,7 @@ use crate::commands::start::{begin, healthy, keep};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::generation::Candidate;
+use crate::hooks::Hooked;
 use crate::layout::Layout;
 use crate::print::{self, sentence};
 use crate::put_back::PutBack;
@@ -40,6 +42,9 @@ pub(crate) struct Replacement<'a> {
     pub put_back: Option<PutBack<'a>>,
     /// On which terms.
     pub terms: &'a Terms,
+    /// Whose hooks are run around it: none for a rollback, since an older release's tools may not understand what the newer
+    /// one has done.
+    pub hooked: Option<Hooked<'a>>,
 }
 
 impl Replacement<'_> {
@@ -49,27 +54,54 @@ impl Replacement<'_> {
     /// [`Error::WentBack`] when the old generation serves, [`Error::NeitherServes`] when it does not; any other: nothing
     /// has changed.
     pub(crate) fn perform(self) -> Result<Exit, Error> {
-        let (service, before) = (self.service.as_str(), self.before);
-        if self.is_up && self.candidate.is_like(before.generation)? {
-            match &self.put_back {
-                Some(put_back) if put_back.is_needed(before.generation)? => {
-                    put_back.put(before.generation, before.generation);
-                }
-                _ => print::note(&sentence::nothing_to_swap(service, &before.release, before.generation)),
-            }
-            return Ok(Exit::Done);
+        if self.is_up && self.candidate.is_like(self.before.generation)? {
+            return self.stay();
         }
+        let before = self.before.generation;
         self.candidate.note(Kind::Run, self.by, self.from)?;
+        let folders = self.layout.service(self.service);
+        if let Some(hooked) = &self.hooked
+            && let Err(error) = hooked.before()
+        {
+            let end = End::NeverHealthy { reason: Failure::of(&error) };
+            History::of(&folders).ended(self.candidate.number(), end)?;
+            return Err(error);
+        }
         if let Some(put_back) = &self.put_back {
-            put_back.keep(before.generation)?;
+            put_back.keep(before)?;
         }
         let outcome = if self.is_up { self.switch()? } else { self.start()? };
         print::note(&outcome);
         if let Some(put_back) = &self.put_back {
-            put_back.put(before.generation, self.candidate.number());
+            put_back.put(before, self.candidate.number());
         }
         keep(self.candidate);
-        Ok(seen_to_serve(&self.layout.service(self.service)))
+        let exit = seen_to_serve(&folders);
+        match &self.hooked {
+            Some(hooked) if exit == Exit::Done => hooked.after().map(|_| exit),
+            _ => Ok(exit),
+        }
+    }
+
+    /// What runs is what is asked for: only what was left undone before is done.
+    fn stay(self) -> Result<Exit, Error> {
+        let Record { generation, ref release, ref swap, .. } = *self.before;
+        let service = self.service.to_string();
+        if swap.is_some() {
+            return Err(runtime::Error::Swapping { service, release: release.clone() }.into());
+        }
+        match &self.put_back {
+            Some(put_back) if put_back.is_needed(generation)? => put_back.put(generation, generation),
+            _ => {
+                if let Some(hooked) = self.hooked
+                    && (Hooked { generation, ..hooked }).after()?
+                {
+                    return Ok(Exit::Done);
+                }
+                print::note(&sentence::nothing_to_swap(&service, release, generation));
+            }
+        }
+        Ok(Exit::Done)
     }
 
     /// Starts the candidate where nothing runs. What to say of it.
@@ -181,6 +213,32 @@ pub(crate) fn running(layout: &Layout, service: &ServiceName) -> Result<Record, 
 /// As [`running`].
 pub(crate) fn running_or_given_up(layout: &Layout, service: &ServiceName) -> Result<(Record, bool), Error> {
     match running(layout, service) {
+        Err(error @ Error::Runtime(runtime::Error::NotRunning { .. })) => {
+            let record = look(layout, service)?.1.record;
+            if record.state == State::CrashLoop { Ok((record, false)) } else { Err(error) }
+        }
+        found => Ok((found?, true)),
+    }
+}
+
+/// The record of a service that runs, supervised or not: nothing is changed about that.
+///
+/// # Errors
+/// As [`running`].
+pub(crate) fn alive(layout: &Layout, service: &ServiceName) -> Result<Record, Error> {
+    let (_, status) = look(layout, service)?;
+    match status.alive || status.supervisor.is_some() {
+        true => Ok(status.record),
+        false => Err(runtime::Error::NotRunning { service: service.to_string() }.into()),
+    }
+}
+
+/// As [`running_or_given_up`], and nothing is changed about who supervises it.
+///
+/// # Errors
+/// As [`running`].
+pub(crate) fn alive_or_given_up(layout: &Layout, service: &ServiceName) -> Result<(Record, bool), Error> {
+    match alive(layout, service) {
         Err(error @ Error::Runtime(runtime::Error::NotRunning { .. })) => {
             let record = look(layout, service)?.1.record;
             if record.state == State::CrashLoop { Ok((record, false)) } else { Err(error) }

@@ -13,7 +13,9 @@ use serde::{Deserialize, Deserializer};
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::limits_value::Size;
+use crate::series::Series;
 use crate::service_name::ServiceName;
+use crate::settings_swap::{Hooks, PointOfNoReturn};
 use crate::settings_value::{ContainerPath, Entry, Port, SeccompChoice, SignalName, UrlPath};
 use crate::time_span::TimeSpan;
 
@@ -66,6 +68,12 @@ pub(crate) struct Settings {
     pub log: Log,
     /// How much of the past is kept.
     pub generations: Generations,
+    /// What is run around a swap.
+    pub hooks: Hooks,
+    /// The series its releases are of.
+    pub releases: Option<Series>,
+    /// Where it cannot go back any more.
+    pub point_of_no_return: Option<Vec<PointOfNoReturn>>,
 }
 
 /// Where the image has what `/opt/NAME` keeps.
@@ -261,6 +269,9 @@ impl Settings {
                 keep: self.generations.keep.or(under.generations.keep),
                 history: self.generations.history.or(under.generations.history),
             },
+            hooks: self.hooks.over(under.hooks),
+            releases: self.releases.or(under.releases),
+            point_of_no_return: self.point_of_no_return.or(under.point_of_no_return),
         }
     }
 }
@@ -360,6 +371,7 @@ mod tests {
             capabilities_add = ["NET_ADMIN"]
             capabilities_drop = ["MKNOD"]
             seccomp = "/etc/opsrun/keystone-seccomp.json"
+            releases = "openstack"
             [environment]
             OS_DEBUG = "1"
             [folders]
@@ -407,6 +419,14 @@ mod tests {
             [generations]
             keep = 3
             history = 50
+            [hooks]
+            pre_swap = [["keystone-manage", "db_sync", "--expand"]]
+            post_commit = [["true"], ["sh", "-c", "date"]]
+            timeout = "5m"
+            [[point_of_no_return]]
+            from = "zed"
+            to = "antelope"
+            reason = "the database is contracted"
         "#;
         let settings = parse(text).unwrap();
         assert_eq!(settings.stop.grace, Some(TimeSpan { ms: 90_000 }));
@@ -450,6 +470,11 @@ mod tests {
             "[limits]\ndevice_read_bps = [\"sda\"]\n",
             "[limits]\nmemroy = \"512m\"\n",
             "[generations]\nkeep = 0\n",
+            "[hooks]\npre_swap = [[]]\n",
+            "[hooks]\npost_commit = [\"true\"]\n",
+            "[hooks]\npost_swap = [[\"true\"]]\n",
+            "[[point_of_no_return]]\nfrom = \"zed\"\nto = \"epoxy\"\n",
+            "releases = \"debian\"\n",
             "ports = [5000\n",
             "ports = [5000]\nports = [5000]\n",
         ] {

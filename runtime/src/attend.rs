@@ -1,7 +1,7 @@
 //! Stays with a process in a container until it ends: its output is this process's, signals are passed on to it, and a
 //! terminal is kept in step. It knows neither services nor what the process is for.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -32,7 +32,6 @@ pub struct Attachment {
 /// # Errors
 /// [`Error::Container`], [`Error::Execute`].
 pub(crate) fn attend(request: &Request, attachment: Attachment) -> Result<i32, Error> {
-    let failed = |error| Error::Io { doing: "attend to the command", source: error };
     if attachment.terminal && !rustix::termios::isatty(rustix::stdio::stdin()) {
         return Err(Error::NoTerminal);
     }
@@ -40,7 +39,22 @@ pub(crate) fn attend(request: &Request, attachment: Attachment) -> Result<i32, E
     let signals = receive_signals().map_err(failed)?;
     let null = std::fs::File::open("/dev/null").map_err(failed)?;
     let stdin = if attachment.interactive { rustix::stdio::stdin() } else { null.as_fd() };
-    let mut making = Making::begin(request, [stdin, rustix::stdio::stdout(), rustix::stdio::stderr()])?;
+    let making = Making::begin(request, [stdin, rustix::stdio::stdout(), rustix::stdio::stderr()])?;
+    stay(making, request, |pid, master, ended| match master {
+        Some(master) => terminal::attach(master, attachment.interactive, ended).map_err(failed),
+        None => {
+            pass_signals_on(&signals, pid, ended);
+            Ok(())
+        }
+    })
+}
+
+/// Lets what is being made go, and stays with it as `until_ended` does; its exit status as a shell gives it.
+pub(crate) fn stay(
+    mut making: Making,
+    request: &Request,
+    until_ended: impl FnOnce(Pid, Option<OwnedFd>, BorrowedFd<'_>) -> Result<(), Error>,
+) -> Result<i32, Error> {
     let (pid, master) = match making.next() {
         Some(Made::Created { pid, terminal, .. }) => (pid, terminal),
         Some(Made::Failed(error)) => return Err(error),
@@ -54,12 +68,7 @@ pub(crate) fn attend(request: &Request, attachment: Attachment) -> Result<i32, E
     if matches!(request, Request::Create { .. }) {
         making.go()?;
     }
-    match master {
-        Some(master) => {
-            terminal::attach(master, attachment.interactive, ended.as_fd()).map_err(failed)?;
-        }
-        None => pass_signals_on(&signals, pid, ended.as_fd()),
-    }
+    until_ended(pid, master, ended.as_fd())?;
     let status = waitpid(pid, None).map_err(|error| failed(error.into()))?;
     let _ = waitpid(making.helper, None);
     while let Some(made) = making.next() {
@@ -72,6 +81,10 @@ pub(crate) fn attend(request: &Request, attachment: Attachment) -> Result<i32, E
         WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
         _ => 125,
     })
+}
+
+fn failed(source: std::io::Error) -> Error {
+    Error::Io { doing: "attend to the command", source }
 }
 
 fn receive_signals() -> std::io::Result<SignalFd> {

@@ -161,6 +161,32 @@ impl Store {
         Ok(checked)
     }
 
+    /// Whether an image and its layers are there, with records that make sense; the layers' files are not looked at. How many
+    /// layers it has.
+    ///
+    /// # Errors
+    /// [`Error::StoreMissing`] and [`Error::StoreCorrupt`], naming the file.
+    pub fn look_at(&self, id: Digest) -> Result<usize> {
+        let layers = self.check_image(id)?;
+        for &layer in &layers {
+            let folder = self.layer_folder(layer);
+            let path = folder.join(LayerRecord::FILE);
+            let record =
+                LayerRecord::read(&folder)?.ok_or_else(|| Error::StoreMissing { path: path.clone() })?;
+            if record.diff_id != layer {
+                return Err(Error::StoreCorrupt {
+                    path,
+                    reason: "it is not the one of this layer".to_owned(),
+                });
+            }
+            let root = folder.join("root");
+            if !root.is_dir() {
+                return Err(Error::StoreMissing { path: root });
+            }
+        }
+        Ok(layers.len())
+    }
+
     /// What messages call each image.
     fn check_names(&self, images: &[Digest], broken: &mut Vec<Broken>) -> BTreeMap<Digest, String> {
         let tags = match self.tags() {

@@ -11,7 +11,7 @@ use crate::layout::Layout;
 use crate::own_folders::{OwnFolders, is_empty};
 use crate::prepare::Said;
 use crate::print::{self, sentence};
-use crate::release::{self, Wanted};
+use crate::release::{self, Asker, Wanted};
 
 /// Copies the image's own configuration to the service's folder.
 ///
@@ -23,7 +23,7 @@ pub(crate) fn config_init(layout: &Layout, arguments: &ConfigInit) -> Result<Exi
     let said = Said::about(layout, service)?;
     let store = Store::open(&layout.store())?;
     let last = Record::read(&layout.service(service))?.map(|record| record.release);
-    let wanted = Wanted { typed: arguments.from.as_deref(), last: last.as_deref() };
+    let wanted = Wanted { typed: arguments.from.as_deref(), last: last.as_deref(), by: Asker::ConfigInit };
     let release = release::find(&store, service, said.both.image.as_deref(), wanted)?;
 
     let folder = layout.own(service).configuration();

@@ -7,7 +7,10 @@ use runtime::history::{Cause, History};
 use crate::arguments::Rollback;
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::generation;
 use crate::layout::Layout;
+use crate::plan;
+use crate::preflight::{self, Proposal};
 use crate::prepare::Said;
 use crate::print::progress::LayerBar;
 use crate::put_back::PutBack;
@@ -20,8 +23,12 @@ use crate::replacement::{self, Replacement};
 /// [`Error::NothingBefore`], [`Error::NoGeneration`], [`Error::GenerationGone`], [`Error::ImageGone`],
 /// [`Error::AlreadyActive`], and those of [`Replacement::perform`].
 pub(crate) fn rollback(layout: &Layout, arguments: Rollback) -> Result<Exit, Error> {
-    let service = &arguments.service;
-    let (before, is_up) = replacement::running_or_given_up(layout, service)?;
+    let (service, terms) = (&arguments.service, &arguments.terms);
+    // A plan changes nothing, so it gives no service a supervisor either.
+    let (before, is_up) = match terms.plan {
+        true => replacement::alive_or_given_up(layout, service)?,
+        false => replacement::running_or_given_up(layout, service)?,
+    };
     let active = before.generation;
     let target = match arguments.generation {
         Some(number) => number,
@@ -39,6 +46,18 @@ pub(crate) fn rollback(layout: &Layout, arguments: Rollback) -> Result<Exit, Err
         return Err(Error::AlreadyActive { service: service.to_string(), generation: active });
     }
     let home = remake.home();
+    let configuration = match arguments.keep_config {
+        true => home.clone(),
+        false => generation::configuration(&layout.service(service).generation(target)),
+    };
+    let made = generation::find(&layout.service(service), service, target)?;
+    let image = remake.image(target, &made.definition)?;
+    let from = (&made, &image, configuration.as_path());
+    let proposal = Proposal::of_generation((layout, service, &store), &before, from, &said, terms.force)?;
+    if terms.plan {
+        return plan::show(&proposal, terms);
+    }
+    preflight::pass(&proposal)?;
     let candidate = remake.like(target, arguments.keep_config.then_some(home.as_path()))?;
     Replacement {
         layout,
@@ -49,7 +68,8 @@ pub(crate) fn rollback(layout: &Layout, arguments: Rollback) -> Result<Exit, Err
         by: Cause::Rollback,
         from: Some(target),
         put_back: (!arguments.keep_config).then_some(PutBack { remake, by: Cause::Rollback }),
-        terms: &arguments.terms,
+        terms,
+        hooked: None,
     }
     .perform()
 }

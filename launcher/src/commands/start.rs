@@ -20,7 +20,7 @@ use crate::prepare::{self, Said};
 use crate::print::progress::LayerBar;
 use crate::print::{self, sentence};
 use crate::registries;
-use crate::release::{self, Release, Wanted};
+use crate::release::{self, Asker, Release, Wanted};
 use crate::service_name::ServiceName;
 use crate::wishes::Wishes;
 
@@ -35,7 +35,8 @@ pub(crate) fn start(layout: &Layout, arguments: Start) -> Result<Exit, Error> {
     let last = last_release(&folders)?;
     let said = Said::about(layout, &service)?;
     let store = Store::open(&layout.store())?;
-    let wanted = Wanted { typed: arguments.service.release.as_deref(), last: last.as_deref() };
+    let wanted =
+        Wanted { typed: arguments.service.release.as_deref(), last: last.as_deref(), by: Asker::Start };
     let (release, _held) = release_for(layout, &store, &service, &said, wanted, arguments.pull)?;
     set_corrupt_record_aside(&folders)?;
     new_generation(layout, &service, &release, &said, &arguments.more.into(), Cause::Start)

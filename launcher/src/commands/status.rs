@@ -11,11 +11,12 @@ use crate::drift::{self, Change, ChangeKind};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::generation;
+use crate::hooks;
 use crate::layout::Layout;
 use crate::listing::{Configuration, Service, ServiceStatus, ShownState, VERSION, health_text};
 use crate::prepare::Said;
 use crate::print::amount::{ago, short_id, span};
-use crate::print::{self, table::pairs};
+use crate::print::{self, sentence, table::pairs};
 use crate::service_name::ServiceName;
 
 /// So many differences of the configuration are listed; the JSON form has all.
@@ -52,6 +53,7 @@ pub(crate) fn describe(layout: &Layout, name: &ServiceName, looked: &Looked) -> 
         limits: made.as_ref().map(|made| made.limits.clone()).unwrap_or_default(),
         definition: made.map(|made| made.definition),
         configuration: configuration(layout, name, record.generation)?,
+        pending_hooks: hooks::pending(&generation),
         output: folders.output(record.generation),
         settings: layout.settings(name),
     })
@@ -118,6 +120,11 @@ fn render(status: &ServiceStatus, looked: &Looked, now_ms: u64) -> String {
     if let Some(configuration) = &status.configuration {
         lines.push(("configuration", drifted(service, configuration)));
     }
+    if !status.pending_hooks.is_empty() {
+        let (detail, hint) =
+            sentence::hooks_pending(&service.service, &service.release, &status.pending_hooks);
+        lines.push(("hooks", format!("{detail}\n{hint}")));
+    }
     lines.push(("output", status.output.display().to_string()));
     pairs(&format!("{} {}", service.service, service.release), &lines)
 }
@@ -135,7 +142,8 @@ fn state(service: &Service) -> String {
     }
 }
 
-fn health_check(definition: &Definition) -> String {
+/// What a probe asks, in words.
+pub(crate) fn health_check(definition: &Definition) -> String {
     let health = &definition.health;
     let url_host =
         |address: &str| if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
@@ -180,6 +188,11 @@ mod tests {
     use crate::listing::tests::looked;
     use crate::settings::Settings;
 
+    fn pending_hooks(state: State) -> Vec<Vec<String>> {
+        let hook = ["keystone-manage", "db_sync", "--contract"].map(str::to_owned).to_vec();
+        if state == State::CrashLoop { vec![hook] } else { Vec::new() }
+    }
+
     fn shown(state: State, supervisor: Option<i32>, alive: bool, changes: Vec<Change>) -> String {
         let mut looked = looked(state, supervisor, alive);
         looked.record.last_exit = Some(Exit { at_ms: 500, status: 137 });
@@ -205,6 +218,7 @@ mod tests {
                 copy: "/var/lib/opsrun/services/keystone/generations/3/conf".into(),
                 changes,
             }),
+            pending_hooks: pending_hooks(state),
             output: "/var/log/opsrun/keystone/3.log".into(),
             settings: "/etc/opsrun/keystone.toml".into(),
         };

@@ -8,11 +8,14 @@ use crate::arguments::Swap;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::generation;
+use crate::hooks::Hooked;
 use crate::layout::Layout;
+use crate::plan;
+use crate::preflight::{self, Proposal};
 use crate::prepare::{self, Said};
 use crate::print::progress::LayerBar;
 use crate::put_back::PutBack;
-use crate::release::{self, Wanted};
+use crate::release::{self, Asker, Wanted};
 use crate::remake::Remake;
 use crate::replacement::{self, Replacement};
 
@@ -22,18 +25,31 @@ use crate::replacement::{self, Replacement};
 /// [`Error::WentBack`] when the old generation serves, [`Error::NeitherServes`] when it does not; any other: nothing has
 /// changed.
 pub(crate) fn swap(layout: &Layout, arguments: Swap) -> Result<Exit, Error> {
-    let service = &arguments.service;
-    let before = &replacement::running(layout, service)?;
+    let (service, terms) = (&arguments.service, &arguments.terms);
+    // A plan changes nothing, so it gives no service a supervisor either.
+    let before = &match terms.plan {
+        true => replacement::alive(layout, service)?,
+        false => replacement::running(layout, service)?,
+    };
     let said = Said::about(layout, service)?;
     let store = Store::open(&layout.store())?;
     // Until the record says that the image is in use.
     let _held = store.hold_telling(&mut LayerBar::new())?;
-    let wanted = Wanted { typed: Some(&arguments.release), last: None };
+    let wanted = Wanted { typed: Some(&arguments.release), last: None, by: Asker::Swap };
     let release = release::find(&store, service, said.both.image.as_deref(), wanted)?;
     let wishes = generation::wishes(&layout.service(service), before.generation);
     let configuration = arguments.config.as_deref();
+    let mut proposal =
+        Proposal::of_release((layout, service, &store), before, &release, &said, &wishes, terms.force)?;
+    proposal.own = proposal.own.with_configuration(configuration)?;
+    if terms.plan {
+        return plan::show(&proposal, terms);
+    }
+    preflight::pass(&proposal)?;
     let candidate = prepare::generation(layout, service, &release, &said, &wishes, configuration)?;
     let remake = Remake { layout, service, store: &store, said: &said };
+    let generation = candidate.number();
+    let hooked = Hooked { layout, service, release: &release, said: &said, wishes: &wishes, generation };
     Replacement {
         layout,
         service,
@@ -43,7 +59,8 @@ pub(crate) fn swap(layout: &Layout, arguments: Swap) -> Result<Exit, Error> {
         by: Cause::Swap,
         from: None,
         put_back: configuration.map(|_| PutBack { remake, by: Cause::Swap }),
-        terms: &arguments.terms,
+        terms,
+        hooked: Some(hooked),
     }
     .perform()
 }

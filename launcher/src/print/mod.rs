@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::hint::hint as hint_for;
+use crate::preflight::{Finding, Verdict};
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
@@ -77,6 +78,20 @@ pub(crate) fn warning(text: &str) {
 /// Says what to type next.
 pub(crate) fn hint(text: &str) {
     say(&format!("{HINT}hint:{HINT:#} {text}\n"));
+}
+
+/// Says what a check found before anything is touched.
+pub(crate) fn finding(finding: &Finding) {
+    let Finding { name, detail, .. } = finding;
+    let detail = printable(detail);
+    match finding.verdict {
+        Verdict::Ok => note(&format!("{name}: {detail}")),
+        Verdict::Warning => warning(&format!("{name}: {detail}")),
+        Verdict::Refused => say(&format!("{ERROR}refused:{ERROR:#} {name}: {detail}\n")),
+    }
+    if let Some(text) = &finding.hint {
+        hint(&printable(text));
+    }
 }
 
 /// Says why a command failed: the chain, what the service said, and what to type next.
@@ -168,6 +183,7 @@ fn last_output(error: &Error) -> Option<&[String]> {
     match error {
         Error::Runtime(runtime::Error::StartFailed { output, .. }) if !output.is_empty() => Some(output),
         Error::Runtime(runtime::Error::CandidateFailed { output, .. }) if !output.is_empty() => Some(output),
+        Error::HookFailed(failed) if !failed.output.is_empty() => Some(&failed.output),
         Error::WentBack { source, .. } | Error::NeitherServes { source, .. } => last_output(source),
         _ => None,
     }

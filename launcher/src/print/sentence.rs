@@ -269,6 +269,19 @@ pub(crate) fn not_put_back(home: &Path, error: &dyn std::error::Error) -> String
     format!("{} is not as in the generation that serves: {error}{causes}", home.display())
 }
 
+/// `swap`, before a hook is run.
+pub(crate) fn hook_runs(service: &str, release: &str, key: &str, command: &str) -> String {
+    format!("{service} {release}: running the {key} hook `{command}`")
+}
+
+/// What is wrong with hooks that nobody has run yet, and what to type.
+pub(crate) fn hooks_pending(service: &str, release: &str, commands: &[Vec<String>]) -> (String, String) {
+    let commands: Vec<String> = commands.iter().map(|command| format!("`{}`", command.join(" "))).collect();
+    let plural = if commands.len() == 1 { "has" } else { "have" };
+    let detail = format!("{} of {release} {plural} not been run yet, or not to the end", commands.join(", "));
+    (detail, format!("opsrun swap {service} {release} runs what is left"))
+}
+
 /// `swap`, when what was reported cannot be seen.
 pub(crate) fn not_seen_to_serve(service: &str, reason: &str) -> String {
     format!("{service} did not answer a probe right after: {reason}")

@@ -1,0 +1,71 @@
+//! What can be said about a swap in a service's file: hooks, and where there is no way back.
+//! It knows neither containers nor releases; the hooks are run by `hooks.rs`.
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+
+use crate::time_span::TimeSpan;
+
+/// Commands that are run around a swap, each in a container of its own of the new image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Hooks {
+    /// Before anything of the old generation is touched, one after another. One that fails stops the swap.
+    pub pre_swap: Option<Vec<HookCommand>>,
+    /// When the new generation serves and its soak is over.
+    pub post_commit: Option<Vec<HookCommand>>,
+    /// How long each may take.
+    pub timeout: Option<TimeSpan>,
+}
+
+impl Hooks {
+    /// How long a hook may take when nothing is said: a large database takes its time.
+    const TIMEOUT: TimeSpan = TimeSpan { ms: 600_000 };
+
+    /// These, with what they leave out taken from `under`.
+    pub(crate) fn over(self, under: Self) -> Self {
+        Self {
+            pre_swap: self.pre_swap.or(under.pre_swap),
+            post_commit: self.post_commit.or(under.post_commit),
+            timeout: self.timeout.or(under.timeout),
+        }
+    }
+
+    /// How long each may take.
+    pub(crate) fn timeout(&self) -> TimeSpan {
+        self.timeout.unwrap_or(Self::TIMEOUT)
+    }
+}
+
+/// A program and its arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HookCommand(Vec<String>);
+
+impl HookCommand {
+    /// The program and its arguments.
+    pub(crate) fn words(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for HookCommand {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let words = Vec::<String>::deserialize(deserializer)?;
+        match words.first() {
+            Some(program) if !program.is_empty() => Ok(Self(words)),
+            _ => Err(D::Error::custom("a hook is a list with a program and its arguments")),
+        }
+    }
+}
+
+/// Where a service cannot go back any more once it is past it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PointOfNoReturn {
+    /// The last release before it.
+    pub from: String,
+    /// The first release behind it.
+    pub to: String,
+    /// Why there is no way back.
+    pub reason: String,
+}
