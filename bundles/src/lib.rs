@@ -16,6 +16,7 @@
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod layer;
+mod spill;
 mod tape;
 
 pub mod account;

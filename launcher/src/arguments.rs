@@ -304,6 +304,9 @@ pub(crate) struct BoundsTyped {
     /// Unpack no layer to more than so many times its compressed size [default: 200, or as that file says]
     #[arg(long, value_name = "TIMES")]
     pub max_ratio: Option<NonZeroU64>,
+    /// Make no more files than this, all layers together [default: 4000000, or as that file says]
+    #[arg(long, value_name = "COUNT")]
+    pub max_files: Option<NonZeroU64>,
 }
 
 /// `commit`

@@ -122,6 +122,9 @@ fn bundles(error: &bundles::Error) -> Option<String> {
         E::TooLarge { source: Excess::Ratio { .. }, .. } => {
             "if you trust it: the same with a larger --max-ratio, or max_ratio in /etc/opsrun/opsrun.toml".into()
         }
+        E::TooLarge { source: Excess::Files { .. }, .. } => {
+            "if you trust it: the same with a larger --max-files, or max_files in /etc/opsrun/opsrun.toml".into()
+        }
         E::InvalidReference { .. } => {
             "a name looks like keystone:zed or quay.io/openstack.kolla/keystone:2025.1".into()
         }

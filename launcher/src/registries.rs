@@ -12,6 +12,7 @@
 //! [images]
 //! max_unpacked = "100g"                    # no load unpacks more
 //! max_ratio = 200                          # nor a layer of more than so many times its compressed size
+//! max_files = 4000000                      # and makes no more files
 //!
 //! [pull]
 //! connect_timeout = "10s"
@@ -52,6 +53,7 @@ pub(crate) struct File {
 struct Images {
     max_unpacked: Option<Size>,
     max_ratio: Option<NonZeroU64>,
+    max_files: Option<NonZeroU64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -94,6 +96,7 @@ impl File {
         Bounds {
             unpacked_bytes: unpacked_bytes.map_or(usual.unpacked_bytes, Size::bytes),
             ratio: typed.max_ratio.or(said.max_ratio).map_or(usual.ratio, NonZeroU64::get),
+            files: typed.max_files.or(said.max_files).map_or(usual.files, NonZeroU64::get),
         }
     }
 

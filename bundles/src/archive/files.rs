@@ -7,6 +7,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::blob::{Blob, Blobs, Document};
 use crate::digest::Digest;
@@ -14,7 +15,17 @@ use crate::error::{Error, Result};
 use crate::tape::{Fault, Kind, Skip, Tape};
 
 /// Configurations, manifests and indexes are a few KiB; registries allow 4 MiB.
-const DOCUMENT_BYTES_MAX: u64 = 8 << 20;
+const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
+/// All documents of an archive together, since some are kept until the end.
+const DOCUMENTS_BYTES_MAX: u64 = 16 << 20;
+/// An honest one has fewer than a thousand; in memory each takes many times its bytes.
+const VALUES_MAX: usize = 100_000;
+/// Images have at most some hundreds of layers, and each layer two or three files in an archive.
+const MEMBERS_MAX: usize = 50_000;
+/// The kernel takes no longer ones.
+const NAME_BYTES_MAX: usize = 4096;
+/// All names of an archive together, bytes.
+const NAMES_BYTES_MAX: usize = 8 << 20;
 /// How many links from one name to the next are followed before it is a circle.
 const LINKS_MAX: usize = 16;
 /// Enough for a header and the next one; most of an archive is skipped.
@@ -101,6 +112,8 @@ impl Skip for BufReader<FileRange> {
 /// All files of an archive or a layout folder.
 pub(super) struct Files {
     origin: String,
+    /// How much of documents has been read.
+    documents_bytes: AtomicU64,
     place: Place,
 }
 
@@ -120,14 +133,14 @@ enum Member {
 
 impl Files {
     pub(super) fn folder(path: PathBuf, origin: String) -> Self {
-        Self { origin, place: Place::Folder(path) }
+        Self { origin, documents_bytes: AtomicU64::new(0), place: Place::Folder(path) }
     }
 
     /// Looks through a tar archive for its members, skipping their content.
     pub(super) fn archive(whole: FileRange, origin: String) -> Result<Self> {
         let mut members = HashMap::new();
         let mut tape = Tape::new(BufReader::with_capacity(SCAN_BYTES, whole.clone()));
-        let mut first = true;
+        let (mut first, mut names_bytes) = (true, 0);
         loop {
             let entry = match tape.next() {
                 Ok(Some(entry)) => entry,
@@ -151,10 +164,16 @@ impl Files {
                 }
                 _ => continue,
             };
+            names_bytes += name.len() + if let Member::Link(target) = &member { target.len() } else { 0 };
+            if name.len() > NAME_BYTES_MAX || names_bytes > NAMES_BYTES_MAX || members.len() == MEMBERS_MAX {
+                let reason = "it has more files, or longer names, than any archive of images".to_owned();
+                return Err(Error::NotAnImage { origin, reason });
+            }
             members.insert(name, member);
         }
         let marked_end = tape.marked_end();
-        Ok(Self { origin, place: Place::Archive { whole, members, marked_end } })
+        let place = Place::Archive { whole, members, marked_end };
+        Ok(Self { origin, documents_bytes: AtomicU64::new(0), place })
     }
 
     /// What messages call the whole.
@@ -198,13 +217,21 @@ impl Files {
     /// A JSON document, which must not be larger than any honest one.
     pub(super) fn read_document(&self, mut range: FileRange, title: &str) -> Result<Vec<u8>> {
         if range.len() > DOCUMENT_BYTES_MAX {
-            let reason = format!("{title} is larger than 8 MiB");
+            let reason = format!("{title} is larger than 4 MiB");
+            return Err(Error::NotAnImage { origin: self.origin.clone(), reason });
+        }
+        if self.documents_bytes.fetch_add(range.len(), Ordering::Relaxed) > DOCUMENTS_BYTES_MAX {
+            let reason = "its documents are larger than 16 MiB together".to_owned();
             return Err(Error::NotAnImage { origin: self.origin.clone(), reason });
         }
         let mut document = Vec::with_capacity(range.len() as usize);
         range
             .read_to_end(&mut document)
             .map_err(|error| Error::io(format!("read {title} in {}", self.origin), error))?;
+        if document.iter().filter(|&&byte| byte == b',').count() > VALUES_MAX {
+            let reason = format!("{title} has more than {VALUES_MAX} values");
+            return Err(Error::NotAnImage { origin: self.origin.clone(), reason });
+        }
         Ok(document)
     }
 

@@ -156,7 +156,7 @@ fn seekable(file: File, spool: impl AsFd, origin: &str, bounds: Bounds) -> Resul
     let whole = if file.metadata().map_err(failed)?.is_file() {
         FileRange::rest_of(Arc::new(file)).map_err(failed)?
     } else {
-        spool::keep(file, spool.as_fd(), origin)?
+        spool::keep(file, spool.as_fd(), origin, bounds)?
     };
     if whole.is_empty() {
         return Err(Error::NotAnImage { origin: origin.to_owned(), reason: "it is empty".to_owned() });

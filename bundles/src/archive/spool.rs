@@ -16,9 +16,14 @@ use crate::layer::compression::{self, Compression};
 
 const PART_BYTES: usize = 256 << 10;
 
-/// Keeps all of a pipe.
-pub(super) fn keep(mut source: impl Read, folder: BorrowedFd, origin: &str) -> Result<FileRange> {
-    copy(&mut source, folder, origin, |error| Error::io(format!("read {origin}"), error))
+/// Keeps all of a pipe, up to the bound for what is unpacked: a pipe may have no end, but the disk has.
+pub(super) fn keep(source: impl Read, folder: BorrowedFd, origin: &str, bounds: Bounds) -> Result<FileRange> {
+    let meter = Meter::new(Bounds { ratio: u64::MAX, ..bounds });
+    let taken = AtomicU64::new(0);
+    copy(&mut meter.measure(source, &taken), folder, origin, |error| match bounds::excess(&error) {
+        Some(source) => Error::TooLarge { what: origin.to_owned(), source },
+        None => Error::io(format!("read {origin}"), error),
+    })
 }
 
 /// Keeps an archive that is compressed as a whole, uncompressed.
@@ -32,7 +37,7 @@ pub(super) fn unpack(
     let counted = AtomicU64::new(0);
     let whole = Counting { inner: BufReader::with_capacity(PART_BYTES, whole), counted: &counted };
     let meter = Meter::new(bounds);
-    let mut source = meter.measure(compression::reader(whole, packed), &counted);
+    let mut source = meter.measure(compression::reader(whole, packed, meter.windows()), &counted);
     copy(&mut source, folder, origin, |source| match bounds::excess(&source) {
         Some(source) => Error::TooLarge { what: origin.to_owned(), source },
         None => Error::Decompress { layer: origin.to_owned(), compression: packed.name(), source },

@@ -1,9 +1,11 @@
-//! How much may come out of what is decompressed: a few kilobytes can claim to be terabytes ("zip bombs").
+//! How much may come out of an image: a few kilobytes can claim to be terabytes ("zip bombs"), or millions of empty files.
 //! Does not know what the bytes are.
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::windows::Windows;
 
 /// A layer may grow by any factor up to here, bytes: a small one of zeros is no attack.
 const RATIO_COUNTS_FROM_BYTES: u64 = 64 << 20;
@@ -15,19 +17,21 @@ pub struct Bounds {
     pub unpacked_bytes: u64,
     /// Each layer, uncompressed, as a multiple of its blob. Layers of programs grow three- to fivefold.
     pub ratio: u64,
+    /// Names that are made, in all layers together: each file, folder and link. File systems have only so many inodes.
+    pub files: u64,
 }
 
 impl Bounds {
     /// For what is no stranger's.
     pub(crate) fn none() -> Self {
-        Self { unpacked_bytes: u64::MAX, ratio: u64::MAX }
+        Self { unpacked_bytes: u64::MAX, ratio: u64::MAX, files: u64::MAX }
     }
 }
 
 impl Default for Bounds {
-    /// 100 GiB, and a ratio of 200.
+    /// 100 GiB, a ratio of 200, and 4 million files: twenty times as many as large images have.
     fn default() -> Self {
-        Self { unpacked_bytes: 100 << 30, ratio: 200 }
+        Self { unpacked_bytes: 100 << 30, ratio: 200, files: 4_000_000 }
     }
 }
 
@@ -48,6 +52,11 @@ pub enum Excess {
         /// From so many bytes of the blob.
         taken: u64,
     },
+    /// [`Bounds::files`].
+    Files {
+        /// The bound.
+        bound: u64,
+    },
 }
 
 impl fmt::Display for Excess {
@@ -58,6 +67,9 @@ impl fmt::Display for Excess {
             }
             Self::Ratio { bound, out, taken } => {
                 write!(formatter, "{taken} bytes of it became {out}, and the bound is {bound} times as many")
+            }
+            Self::Files { bound } => {
+                write!(formatter, "more than {bound} files would be made, which is the bound")
             }
         }
     }
@@ -70,11 +82,27 @@ impl std::error::Error for Excess {}
 pub(crate) struct Meter {
     bounds: Bounds,
     out: AtomicU64,
+    made: AtomicU64,
+    windows: Windows,
 }
 
 impl Meter {
     pub(crate) fn new(bounds: Bounds) -> Self {
-        Self { bounds, out: AtomicU64::new(0) }
+        Self { bounds, out: AtomicU64::new(0), made: AtomicU64::new(0), windows: Windows::default() }
+    }
+
+    /// One more name is going to be made.
+    pub(crate) fn one_more(&self) -> Result<(), Excess> {
+        let bound = self.bounds.files;
+        match self.made.fetch_add(1, Ordering::Relaxed) {
+            before if before < bound => Ok(()),
+            _ => Err(Excess::Files { bound }),
+        }
+    }
+
+    /// What the decoders of one load share.
+    pub(crate) fn windows(&self) -> &Windows {
+        &self.windows
     }
 
     /// The bytes of a decoder, which has taken as many as `taken` says of its source.
@@ -96,7 +124,7 @@ impl<R: Read> Read for Measured<'_, R> {
         let count = self.decoder.read(buffer)?;
         self.out += count as u64;
         let all = self.meter.out.fetch_add(count as u64, Ordering::Relaxed) + count as u64;
-        let Bounds { unpacked_bytes, ratio } = self.meter.bounds;
+        let Bounds { unpacked_bytes, ratio, .. } = self.meter.bounds;
         if all > unpacked_bytes {
             return Err(io::Error::other(Excess::Unpacked { bound: unpacked_bytes }));
         }

@@ -33,11 +33,13 @@ pub(crate) struct Written {
 }
 
 /// Writes the changes in `upper` over `base`. `mount_points` are places of the container where something is mounted:
-/// what had to be made for that, in a place where the image has nothing, is no change.
+/// what had to be made for that, in a place where the image has nothing, is no change. `aside` is a folder for what would be
+/// too much for memory.
 pub(crate) fn write(
     upper: &OwnedFd,
     base: &RootView,
     mount_points: &[PathBuf],
+    aside: impl AsFd,
     out: &mut dyn Write,
 ) -> Result<Written> {
     let unread = |error: io::Error| Error::io("read what the container has changed", error);
@@ -45,7 +47,7 @@ pub(crate) fn write(
     let again = rustix::fs::openat(upper, ".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let mut tar = Tar { out, base, written: Written::default() };
     let mut refused = None;
-    let walked = inventory::walk(again.map_err(|error| unread(error.into()))?, |place, it| {
+    let walked = inventory::walk(again.map_err(|error| unread(error.into()))?, aside, |place, it| {
         if left_out.contains(&it.path) {
             return Ok(());
         }

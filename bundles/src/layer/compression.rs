@@ -4,15 +4,15 @@
 use std::io::{self, BufRead, Read};
 
 use flate2::bufread::MultiGzDecoder;
-use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+
+use super::windows::{Window, Windows};
 
 /// How many first bytes tell the compression.
 pub(crate) const MAGIC_BYTES: usize = 6;
 
-/// What `zstd --ultra --long=27` needs; more would let a small file ask for much memory. RFC 8878 recommends 8 MiB
-/// as the least to support.
-const ZSTD_WINDOW_BYTES_MAX: u64 = 128 << 20;
+/// The magic number of a zstd frame, RFC 8878, 3.1.1.
+const ZSTD_MAGIC: u32 = 0xfd2f_b528;
 
 /// How a layer is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,52 +51,98 @@ pub(crate) fn by_magic(first: &[u8]) -> Result<Compression, &'static str> {
 pub(crate) fn reader<'a>(
     source: impl BufRead + Send + 'a,
     compression: Compression,
+    windows: &'a Windows,
 ) -> Box<dyn Read + Send + 'a> {
     match compression {
         Compression::Plain => Box::new(source),
         Compression::Gzip => Box::new(MultiGzDecoder::new(source)),
-        Compression::Zstd => Box::new(ZstdFrames::new(source)),
+        Compression::Zstd => Box::new(ZstdFrames { source, windows, decoder: None, in_frame: false }),
     }
 }
 
 /// All zstd frames of a source, one after the other.
-struct ZstdFrames<S> {
+struct ZstdFrames<'a, S> {
     source: S,
-    decoder: FrameDecoder,
+    windows: &'a Windows,
+    /// The one for the latest frames, and what it may take of memory.
+    decoder: Option<(FrameDecoder, Window<'a>)>,
     in_frame: bool,
 }
 
-impl<S: BufRead> ZstdFrames<S> {
-    fn new(source: S) -> Self {
-        let mut decoder = FrameDecoder::new();
-        decoder.set_max_window_size(ZSTD_WINDOW_BYTES_MAX);
-        Self { source, decoder, in_frame: false }
-    }
-
+impl<S: BufRead> ZstdFrames<'_, S> {
     /// Begins the next frame that has content; false at the end of the source.
     fn next_frame(&mut self) -> io::Result<bool> {
         loop {
             if self.source.fill_buf()?.is_empty() {
                 return Ok(false);
             }
-            match self.decoder.reset(&mut self.source) {
-                Ok(()) => return Ok(true),
-                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
-                    length,
-                    ..
-                })) => {
-                    let skipped = io::copy(&mut (&mut self.source).take(length.into()), &mut io::sink())?;
-                    if skipped < u64::from(length) {
+            let mut header = vec![0; 4];
+            self.source.read_exact(&mut header)?;
+            match u32::from_le_bytes([header[0], header[1], header[2], header[3]]) {
+                ZSTD_MAGIC => {}
+                // A frame to be skipped: RFC 8878, 3.1.2.
+                0x184d_2a50..=0x184d_2a5f => {
+                    let mut length = [0; 4];
+                    self.source.read_exact(&mut length)?;
+                    let length = u64::from(u32::from_le_bytes(length));
+                    if io::copy(&mut (&mut self.source).take(length), &mut io::sink())? < length {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
+                    continue;
                 }
-                Err(error) => return Err(io::Error::other(error)),
+                _ => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "there is no zstd frame where one must be",
+                    ));
+                }
             }
+            let window = self.header(&mut header)?;
+            // Another decoder only for a larger window: one keeps what it has got.
+            let mut decoder = match self.decoder.take() {
+                Some((decoder, held)) if held.bytes() >= window => (decoder, held),
+                before => {
+                    drop(before);
+                    (FrameDecoder::new(), self.windows.take(window)?)
+                }
+            };
+            decoder.0.set_max_window_size(window);
+            decoder.0.reset(header.as_slice()).map_err(io::Error::other)?;
+            self.decoder = Some(decoder);
+            return Ok(true);
         }
     }
 
+    /// Reads what is left of a frame's header; the size of its window. RFC 8878, 3.1.1.1.
+    fn header(&mut self, header: &mut Vec<u8>) -> io::Result<u64> {
+        let mut descriptor = [0];
+        self.source.read_exact(&mut descriptor)?;
+        let [descriptor] = descriptor;
+        let is_single_segment = descriptor & 0x20 != 0;
+        let window_bytes = usize::from(!is_single_segment);
+        let dictionary_bytes = [0, 1, 2, 4][usize::from(descriptor & 3)];
+        let size_bytes = match descriptor >> 6 {
+            0 => usize::from(is_single_segment),
+            power => 1 << power,
+        };
+        header.push(descriptor);
+        let mut rest = [0; 13];
+        let rest = &mut rest[..window_bytes + dictionary_bytes + size_bytes];
+        self.source.read_exact(rest)?;
+        header.extend_from_slice(rest);
+        if !is_single_segment {
+            let base = 1_u64 << (10 + (rest[0] >> 3));
+            return Ok(base + base / 8 * u64::from(rest[0] & 7));
+        }
+        let mut size = [0; 8];
+        size[..size_bytes].copy_from_slice(&rest[dictionary_bytes..]);
+        let size = u64::from_le_bytes(size);
+        Ok(if size_bytes == 2 { size + 256 } else { size })
+    }
+
     fn check_sum(&self) -> io::Result<()> {
-        match (self.decoder.get_checksum_from_data(), self.decoder.get_calculated_checksum()) {
+        let Some((decoder, _)) = &self.decoder else { return Ok(()) };
+        match (decoder.get_checksum_from_data(), decoder.get_calculated_checksum()) {
             (Some(expected), Some(found)) if expected != found => {
                 Err(io::Error::new(io::ErrorKind::InvalidData, "the checksum of a zstd frame is wrong"))
             }
@@ -105,7 +151,7 @@ impl<S: BufRead> ZstdFrames<S> {
     }
 }
 
-impl<S: BufRead> Read for ZstdFrames<S> {
+impl<S: BufRead> Read for ZstdFrames<'_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             if !self.in_frame {
@@ -114,17 +160,19 @@ impl<S: BufRead> Read for ZstdFrames<S> {
                 }
                 self.in_frame = true;
             }
-            let count = self.decoder.read(buffer)?;
+            let Some((decoder, _)) = &mut self.decoder else { return Ok(0) };
+            let count = decoder.read(buffer)?;
             if count > 0 || buffer.is_empty() {
                 return Ok(count);
             }
-            if self.decoder.is_finished() {
+            if decoder.is_finished() {
                 self.check_sum()?;
                 self.in_frame = false;
                 continue;
             }
-            let enough = BlockDecodingStrategy::UptoBytes(buffer.len());
-            self.decoder.decode_blocks(&mut self.source, enough).map_err(io::Error::other)?;
+            // One at a time, which is at most 128 KiB: for more the decoder would double its memory.
+            let one = BlockDecodingStrategy::UptoBlocks(1);
+            decoder.decode_blocks(&mut self.source, one).map_err(io::Error::other)?;
         }
     }
 }
@@ -154,7 +202,7 @@ mod tests {
 
     fn decompress(bytes: &[u8]) -> io::Result<Vec<u8>> {
         let mut result = Vec::new();
-        reader(bytes, by_magic(bytes).unwrap()).read_to_end(&mut result)?;
+        reader(bytes, by_magic(bytes).unwrap(), &Windows::default()).read_to_end(&mut result)?;
         Ok(result)
     }
 
@@ -186,6 +234,20 @@ mod tests {
             flipped[middle] ^= 0x10;
             assert!(decompress(&flipped).map_or(true, |result| result != data));
             assert!(decompress(&[packed, b"rubbish".to_vec()].concat()).is_err());
+        }
+    }
+
+    /// `zstd -19` needs 8 MiB, `--ultra -20` 32 MiB, and what needs more says so.
+    #[test]
+    fn windows_are_bounded() {
+        let raw_block = |header: &[u8]| [&[0x28, 0xb5, 0x2f, 0xfd], header, &[0x09, 0, 0, b'x']].concat();
+        // A window descriptor; then sizes in one and in eight bytes of frames that are their own window.
+        for header in [&[0, 13 << 3][..], &[0, 15 << 3], &[0x20, 1], &[0xe0, 1, 0, 0, 0, 0, 0, 0, 0]] {
+            assert_eq!(decompress(&raw_block(header)).unwrap(), b"x", "{header:?}");
+        }
+        for header in [&[0, (15 << 3) + 1][..], &[0, 17 << 3], &[0, 0xff], &[0xe0, 0, 0, 0, 0, 1, 0, 0, 0]] {
+            let error = decompress(&raw_block(header)).unwrap_err().to_string();
+            assert!(error.contains("--long"), "{header:?}: {error}");
         }
     }
 

@@ -11,7 +11,6 @@
 //! A path is resolved as the archive's are, with the layer's folder as the root. What a later entry of the same layer
 //! has taken the place of is in no file of the folder any more, and so is kept here.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::inventory;
 use crate::digest::{Digest, Hashing};
+use crate::spill::{ByNumber, Records};
 use crate::tape::Skip;
 
 const HEAD: &[u8] = b"opsrun frame 1\n";
@@ -141,22 +141,24 @@ pub(super) struct Recording<'a, S> {
     /// So many of the next bytes are in a file.
     aside: u64,
     /// The inode for each file item.
-    inodes: Vec<u64>,
+    inodes: Records,
 }
 
 impl<'a, S: Skip> Recording<'a, S> {
-    /// Keeps what is read from `source` in `into`, an empty file open for reading and writing.
-    pub(super) fn new(source: S, into: &'a File) -> Self {
-        Self { source, frame: Writer::new(into), into, aside: 0, inodes: Vec::new() }
+    /// Keeps what is read from `source` in `into`, an empty file open for reading and writing. `folder` is for what would
+    /// be too much for memory.
+    pub(super) fn new(source: S, into: &'a File, folder: impl AsFd) -> io::Result<Self> {
+        Ok(Self { source, frame: Writer::new(into), into, aside: 0, inodes: Records::new(folder)? })
     }
 
     /// The next `bytes` bytes go into a file of the layer, from `offset` on.
-    pub(super) fn goes_into(&mut self, path: &[u8], inode: u64, offset: u64, bytes: u64) {
+    pub(super) fn goes_into(&mut self, path: &[u8], inode: u64, offset: u64, bytes: u64) -> io::Result<()> {
         if bytes > 0 {
             self.frame.file(path, offset, bytes);
-            self.inodes.push(inode);
+            self.inodes.push(&[&inode.to_le_bytes()])?;
             self.aside = bytes;
         }
+        Ok(())
     }
 
     /// Keeps what is left of the source, and ends the frame. If something of the layer has been replaced by
@@ -208,7 +210,7 @@ impl<S: Skip> Skip for Recording<'_, S> {}
 /// Writes a frame anew, with the contents of files that are not any more where the frame says.
 fn settle(
     frame: &File,
-    inodes: &[u64],
+    inodes: &Records,
     root: &OwnedFd,
     trash: &OwnedFd,
     unchanged: Framed,
@@ -218,54 +220,51 @@ fn settle(
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO | Errno::ISDIR) => Ok(false),
         Err(error) => Err(io::Error::from(error)),
     };
-    let mut lost = BTreeSet::new();
-    let (mut items, mut at) = (Reader::new(rewound(frame)?)?, inodes.iter());
+    let (mut lost, mut is_any_lost) = (Lost::new(trash)?, false);
+    let (mut items, mut at) = (Reader::new(rewound(frame)?)?, inodes.all());
     loop {
         match items.next()? {
             Item::Raw(_) => {}
             Item::File { path, .. } => {
-                let inode = *at.next().ok_or_else(not_understood)?;
-                if !lost.contains(&inode) && !is_there(&path, inode)? {
-                    lost.insert(inode);
+                let inode = inode_of(at.next())?;
+                if !lost.contains(inode)? && !is_there(&path, inode)? {
+                    lost.insert(inode)?;
+                    is_any_lost = true;
                 }
             }
             Item::End(_) => break,
         }
     }
-    if lost.is_empty() {
+    if !is_any_lost {
         return Ok(unchanged);
     }
     // Under another name, as a hard link of it, or thrown away.
-    let mut found = BTreeMap::new();
-    for folder in [root, trash] {
+    for (folder, mark) in [(root, IN_ROOT), (trash, IN_TRASH)] {
         let folder_again =
             rustix::fs::openat(folder, ".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        inventory::walk(folder_again, |place, it| {
-            if it.is_file() && lost.contains(&place.inode) {
-                found.entry(place.inode).or_insert((folder, it.path));
-            }
-            Ok(())
+        inventory::walk(folder_again, trash, |place, it| match it.is_file() {
+            true => lost.found(place.inode, mark, &it.path),
+            false => Ok(()),
         })?;
     }
     let aside = File::from(crate::archive::nameless(trash.as_fd())?);
     let mut again = Writer::new(&aside);
-    let (mut items, mut at) = (Reader::new(rewound(frame)?)?, inodes.iter());
+    let (mut items, mut at) = (Reader::new(rewound(frame)?)?, inodes.all());
     loop {
         match items.next()? {
             Item::Raw(bytes) => again.raw(&bytes),
             Item::File { path, offset, bytes } => {
-                let inode = at.next().ok_or_else(not_understood)?;
-                match found.get(inode) {
-                    Some((folder, path)) => {
-                        let file = File::from(open_below(folder, path)?);
-                        each_part(&file, offset, bytes, |part| {
-                            again.raw(part);
-                            Ok(())
-                        })?;
-                    }
-                    None if lost.contains(inode) => return Err(io::Error::other("a replaced file is gone")),
-                    None => again.file(&path, offset, bytes),
+                let inode = inode_of(at.next())?;
+                if !lost.contains(inode)? {
+                    again.file(&path, offset, bytes);
+                    continue;
                 }
+                let (mark, path) = lost.place(inode)?;
+                let file = File::from(open_below(if mark == IN_ROOT { root } else { trash }, &path)?);
+                each_part(&file, offset, bytes, |part| {
+                    again.raw(part);
+                    Ok(())
+                })?;
             }
             Item::End(_) => break,
         }
@@ -275,6 +274,51 @@ fn settle(
     into.set_len(0)?;
     io::copy(&mut rewound(&aside)?, &mut into)?;
     Ok(framed)
+}
+
+const IN_ROOT: u8 = 0;
+const IN_TRASH: u8 = 1;
+
+/// Files that are not where the frame says, by their inodes, and where each is then.
+struct Lost {
+    /// One: not found yet. More: its place in the list below, and two.
+    places: ByNumber<8>,
+    /// A mark for the folder, and the path in that.
+    list: Records,
+}
+
+impl Lost {
+    fn new(folder: impl AsFd) -> io::Result<Self> {
+        Ok(Self { places: ByNumber::new(&folder)?, list: Records::new(&folder)? })
+    }
+
+    fn contains(&mut self, inode: u64) -> io::Result<bool> {
+        Ok(self.places.get(inode)?.is_some())
+    }
+
+    fn insert(&mut self, inode: u64) -> io::Result<()> {
+        self.places.set(inode, Some(1_u64.to_le_bytes()))
+    }
+
+    /// A file was met; the first time counts, if it is a lost one.
+    fn found(&mut self, inode: u64, mark: u8, path: &[u8]) -> io::Result<()> {
+        if self.places.get(inode)?.map(u64::from_le_bytes) == Some(1) {
+            let place = self.list.push(&[&[mark], path])? + 2;
+            self.places.set(inode, Some(place.to_le_bytes()))?;
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, inode: u64) -> io::Result<(u8, Vec<u8>)> {
+        let place = self.places.get(inode)?.and_then(|place| u64::from_le_bytes(place).checked_sub(2));
+        let mut found = self.list.get(place.ok_or_else(|| io::Error::other("a replaced file is gone"))?)?;
+        Ok((found.remove(0), found))
+    }
+}
+
+fn inode_of(record: Option<io::Result<Vec<u8>>>) -> io::Result<u64> {
+    let record = record.ok_or_else(not_understood)??;
+    record.try_into().map(u64::from_le_bytes).map_err(|_| not_understood())
 }
 
 fn rewound(mut file: &File) -> io::Result<&File> {

@@ -13,23 +13,26 @@
 //! to be read again.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
+use super::levels::{Levels, Next};
 use crate::digest::{Digest, Hasher, Hashing};
+use crate::spill::{ByNumber, Records};
 
 /// The first line.
 const HEAD: &str = "opsrun files 1";
-/// No line is longer: two paths of a depth that no tool reaches.
+/// Deeper than any tool gets.
+const PATH_BYTES_MAX: usize = 128 << 10;
+/// No line is longer: two paths, each byte of which can take three.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 const PART_BYTES: usize = 256 << 10;
 const BLOCK_BYTES: usize = 4096;
@@ -40,7 +43,23 @@ pub(crate) const ATTRIBUTES_OF_HOST: [&[u8]; 4] =
     [b"security.selinux", b"security.SMACK64", b"security.ima", b"security.evm"];
 
 /// The digests of files' contents by their inodes.
-pub(crate) type Contents = HashMap<u64, Digest>;
+pub(crate) struct Contents(ByNumber<32>);
+
+impl Contents {
+    /// Begins with none; a folder in which to keep them, should they be many.
+    pub(crate) fn new(aside: impl AsFd) -> io::Result<Self> {
+        ByNumber::new(aside).map(Self)
+    }
+
+    /// Gives a file another digest, or none.
+    pub(crate) fn set(&mut self, inode: u64, digest: Option<Digest>) -> io::Result<()> {
+        self.0.set(inode, digest.map(|digest| digest.bytes()))
+    }
+
+    fn get(&mut self, inode: u64) -> io::Result<Option<Digest>> {
+        Ok(self.0.get(inode)?.map(Digest::from_bytes))
+    }
+}
 
 /// All that is known of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,45 +97,62 @@ pub(crate) struct Place<'a> {
     pub(crate) inode: u64,
 }
 
-/// Goes through a folder in the order of the inventory. What is met has no content yet if it is a regular file.
-pub(crate) fn walk(root: OwnedFd, mut each: impl FnMut(&Place, Seen) -> io::Result<()>) -> io::Result<()> {
-    let mut first_names: HashMap<u64, Vec<u8>> = HashMap::new();
+/// Goes through a folder in the order of the inventory. What is met has no content yet if it is a regular file. `aside`
+/// is a folder for what would be too much for memory.
+pub(crate) fn walk(
+    root: OwnedFd,
+    aside: impl AsFd,
+    each: impl FnMut(&Place, Seen) -> io::Result<()>,
+) -> io::Result<()> {
+    walk_where(root, aside, true, each)
+}
+
+/// As [`walk`]. Where nothing has been given extended attributes, asking for them costs more than all the rest; the file
+/// system may have given everything some, but then it has given the root some, too.
+fn walk_where(
+    root: OwnedFd,
+    aside: impl AsFd,
+    attributes_given: bool,
+    mut each: impl FnMut(&Place, Seen) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut first_names = FirstNames::new(aside)?;
     let mut path = Vec::new();
     let stat = rustix::fs::fstat(&root)?;
     let of_root = attributes(
         |list| rustix::fs::flistxattr(&root, list),
         |name, value| rustix::fs::fgetxattr(&root, name, value),
     )?;
+    let are_attributes = attributes_given || of_root.is_some();
     each(&Place { folder: &root, name: c".", inode: stat.st_ino }, seen(&path, &stat, of_root))?;
     // One descriptor at a time: layers may be nested deeper than there are descriptors.
     let mut folder = root;
-    let mut levels = vec![Level { names: names(&folder)?, inode: stat.st_ino, path_bytes: 0 }];
-    while let Some(level) = levels.last_mut() {
-        let Some(name) = level.names.pop() else {
-            levels.pop();
-            if let Some(above) = levels.last() {
-                folder = above_of(&folder, above.inode)?;
-                path.truncate(above.path_bytes);
+    let mut levels = Levels::default();
+    levels.down(&folder, stat.st_ino, &path)?;
+    loop {
+        let name = match levels.next(&folder, &path)? {
+            Next::Name { name, path_bytes } => {
+                path.truncate(path_bytes);
+                name
             }
-            continue;
+            Next::Up { inode } => {
+                folder = above_of(&folder, inode)?;
+                continue;
+            }
+            Next::Done => return Ok(()),
         };
-        path.truncate(level.path_bytes);
         if !path.is_empty() {
             path.push(b'/');
         }
         path.extend_from_slice(name.as_bytes());
+        if path.len() > PATH_BYTES_MAX {
+            return Err(io::Error::other("folders are nested too deeply: a path has more than 128 KiB"));
+        }
         let stat = rustix::fs::statat(&folder, &name, AtFlags::SYMLINK_NOFOLLOW)?;
-        // fgetxattr(2) needs an open file, which a symlink or a device cannot be; this leads to each.
-        let link = [format!("/proc/self/fd/{}/", folder.as_raw_fd()).as_bytes(), name.as_bytes()].concat();
-        let of_it = attributes(
-            |list| rustix::fs::llistxattr(link.as_slice(), list),
-            |name, value| rustix::fs::lgetxattr(link.as_slice(), name, value),
-        )?;
+        let of_it = if are_attributes { attributes_at(&folder, &name)? } else { None };
         let mut it = seen(&path, &stat, of_it);
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind != FileType::Directory && stat.st_nlink > 1 {
-            it.same_as = first_names.get(&stat.st_ino).cloned();
-            first_names.entry(stat.st_ino).or_insert_with(|| path.clone());
+            it.same_as = first_names.of(stat.st_ino, &path)?;
         }
         if it.same_as.is_none() && kind == FileType::Symlink {
             let target = rustix::fs::readlinkat(&folder, &name, Vec::new())?;
@@ -125,35 +161,60 @@ pub(crate) fn walk(root: OwnedFd, mut each: impl FnMut(&Place, Seen) -> io::Resu
         each(&Place { folder: &folder, name: &name, inode: stat.st_ino }, it)?;
         if kind == FileType::Directory {
             folder = open_folder(&folder, &name)?;
-            levels.push(Level { names: names(&folder)?, inode: stat.st_ino, path_bytes: path.len() });
+            levels.down(&folder, stat.st_ino, &path)?;
         }
     }
-    Ok(())
 }
 
-/// A folder that is being gone through.
-struct Level {
-    /// Those still to come, the next one last.
-    names: Vec<CString>,
-    inode: u64,
-    path_bytes: usize,
+/// The first name of each file that has several.
+struct FirstNames {
+    places: ByNumber<8>,
+    names: Records,
+}
+
+impl FirstNames {
+    fn new(aside: impl AsFd) -> io::Result<Self> {
+        Ok(Self { places: ByNumber::new(&aside)?, names: Records::new(&aside)? })
+    }
+
+    /// The first name of a file, if this is not it.
+    fn of(&mut self, inode: u64, path: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        if let Some(place) = self.places.get(inode)? {
+            // Counted from one: zero means none.
+            return self.names.get(u64::from_le_bytes(place) - 1).map(Some);
+        }
+        let place = self.names.push(&[path])? + 1;
+        self.places.set(inode, Some(place.to_le_bytes()))?;
+        Ok(None)
+    }
 }
 
 /// Writes down what lies in a folder; the digest of the inventory. What is not among the contents is sparse, and read.
-pub(crate) fn write(root: OwnedFd, contents: &Contents, into: &File) -> io::Result<Digest> {
+/// `aside` is a folder for what would be too much for memory; `attributes_given` whether anything in there was given
+/// extended attributes.
+pub(crate) fn write(
+    root: OwnedFd,
+    aside: impl AsFd,
+    contents: &mut Contents,
+    attributes_given: bool,
+    into: &File,
+) -> io::Result<Digest> {
     // As fast as can be: the digests, which are most of it, cannot be made smaller anyway.
     let out = GzEncoder::new(Hashing::new(into), flate2::Compression::fast());
     // The encoder would write something at each line.
     let mut out = BufWriter::with_capacity(PART_BYTES, out);
     writeln!(out, "{HEAD}")?;
-    walk(root, |place, mut it| {
+    let mut text = Vec::new();
+    walk_where(root, aside, attributes_given, |place, mut it| {
         if it.is_file() && it.same_as.is_none() {
-            it.content = Some(match contents.get(&place.inode) {
-                Some(digest) => Content::Plain(*digest),
+            it.content = Some(match contents.get(place.inode)? {
+                Some(digest) => Content::Plain(digest),
                 None => read_sparse(place)?,
             });
         }
-        out.write_all(&line(&it))
+        text.clear();
+        line(&it, &mut text);
+        out.write_all(&text)
     })?;
     let out = out.into_inner().map_err(io::IntoInnerError::into_error)?;
     Ok(out.finish()?.finish().0)
@@ -304,19 +365,6 @@ fn seen(path: &[u8], stat: &Stat, attributes: Option<Digest>) -> Seen {
     }
 }
 
-/// A folder's names, the last one first.
-fn names(folder: &OwnedFd) -> io::Result<Vec<CString>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(folder)? {
-        let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            names.push(entry.file_name().to_owned());
-        }
-    }
-    names.sort_unstable_by(|one, two| two.cmp(one));
-    Ok(names)
-}
-
 fn open_folder(folder: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?)
@@ -329,6 +377,16 @@ fn above_of(folder: &OwnedFd, inode: u64) -> io::Result<OwnedFd> {
         true => Ok(above),
         false => Err(io::Error::other("a folder was moved while it was looked at")),
     }
+}
+
+/// The digest of the extended attributes of something in a folder.
+fn attributes_at(folder: &OwnedFd, name: &CStr) -> io::Result<Option<Digest>> {
+    // fgetxattr(2) needs an open file, which a symlink or a device cannot be; this leads to each.
+    let link = [format!("/proc/self/fd/{}/", folder.as_raw_fd()).as_bytes(), name.to_bytes()].concat();
+    attributes(
+        |list| rustix::fs::llistxattr(link.as_slice(), list),
+        |name, value| rustix::fs::lgetxattr(link.as_slice(), name, value),
+    )
 }
 
 /// The digest of all extended attributes, if there are any. `list` and `get` are the system calls for one file.
@@ -364,30 +422,23 @@ fn attributes(
     Ok(Some(hasher.finish()))
 }
 
-fn line(it: &Seen) -> Vec<u8> {
-    let mut line = format!(
-        "{:o} {} {} {} {}.{} {} {} {} ",
-        it.mode,
-        it.uid,
-        it.gid,
-        it.bytes,
-        it.modified.0,
-        it.modified.1,
-        it.device,
-        match it.content {
-            None => "-".to_owned(),
-            Some(Content::Plain(digest)) => digest.hex(),
-            Some(Content::Sparse(digest)) => format!("s{}", digest.hex()),
-        },
-        it.attributes.map_or_else(|| "-".to_owned(), |digest| digest.hex()),
-    )
-    .into_bytes();
-    escape(&it.path, &mut line);
+/// Writes the line of a file.
+fn line(it: &Seen, line: &mut Vec<u8>) {
+    let content = match it.content {
+        None => "-".to_owned(),
+        Some(Content::Plain(digest)) => digest.hex(),
+        Some(Content::Sparse(digest)) => format!("s{}", digest.hex()),
+    };
+    let attributes = it.attributes.map_or_else(|| "-".to_owned(), |digest| digest.hex());
+    let Seen { mode, uid, gid, bytes, modified: (seconds, nanoseconds), device, .. } = it;
+    // OK to ignore: memory takes everything.
+    let _ =
+        write!(line, "{mode:o} {uid} {gid} {bytes} {seconds}.{nanoseconds} {device} {content} {attributes} ");
+    escape(&it.path, line);
     line.push(b' ');
     // No path of a file is empty, so nothing else can be meant.
-    escape(it.same_as.as_deref().unwrap_or_default(), &mut line);
+    escape(it.same_as.as_deref().unwrap_or_default(), line);
     line.push(b'\n');
-    line
 }
 
 fn parse(line: &[u8]) -> Option<Seen> {
@@ -479,13 +530,15 @@ mod tests {
         let holes = File::create(root.join("holes")).unwrap();
         holes.set_len(1 << 43).unwrap();
         holes.write_all_at(b"x", 1 << 42).unwrap();
-        let digest = write(open(&root), &Contents::new(), &File::create(&list).unwrap()).unwrap();
+        let mut contents = Contents::new(open(&root)).unwrap();
+        let digest =
+            write(open(&root), open(&root), &mut contents, false, &File::create(&list).unwrap()).unwrap();
         assert_eq!(digest, Digest::of(&std::fs::read(&list).unwrap()));
 
         let mut inventory = Inventory::open(File::open(&list).unwrap()).unwrap();
         let mut last: Option<Seen> = None;
         let mut count = 0;
-        walk(open(&root), |place, mut found| {
+        walk(open(&root), open(&root), |place, mut found| {
             let expected = inventory.next().unwrap().unwrap();
             if found.is_file() && found.same_as.is_none() {
                 found.content = Some(read_sparse(place).unwrap());
@@ -515,7 +568,9 @@ mod tests {
                 path, mode, uid, gid, bytes, modified: (seconds, nanoseconds), device,
                 content: content.map(|bytes| Content::Sparse(Digest::of(&bytes))), attributes: None, same_as: same,
             };
-            let line = line(&it);
+            let mut written = Vec::new();
+            line(&it, &mut written);
+            let line = written;
             prop_assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);
             prop_assert_eq!(parse(&line[..line.len() - 1]), Some(it));
         }

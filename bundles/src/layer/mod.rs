@@ -17,8 +17,10 @@ mod folder;
 pub(crate) mod frame;
 pub(crate) mod gzip;
 pub(crate) mod inventory;
+mod levels;
 mod stream;
 mod unpack;
+pub(crate) mod windows;
 
 use std::fs::File;
 use std::io::{self, Cursor, Read};
@@ -32,12 +34,13 @@ use stream::Verdict;
 use unpack::Trouble;
 
 /// What a layer turned out to hold.
-#[derive(Debug)]
 pub(crate) struct Unpacked {
     /// Bytes of its regular files, holes included, hard links counted once.
     pub(crate) bytes: u64,
     /// Its entries.
     pub(crate) entries: u64,
+    /// Whether anything was given extended attributes.
+    pub(crate) attributes_given: bool,
     /// The digest of each file's content.
     pub(crate) contents: inventory::Contents,
     /// The digest of the frame, from which the layer's tar can be made again.
@@ -71,8 +74,9 @@ pub(crate) fn unpack(
             });
         }
     };
-    let (outcome, verdict) =
-        stream::run(blob, compression, meter, advanced, |stream| unpack::entries(stream, into, trash, frame));
+    let (outcome, verdict) = stream::run(blob, compression, meter, advanced, |stream| {
+        unpack::entries(stream, into, trash, frame, meter)
+    });
     judge(layer, outcome, verdict)
 }
 
@@ -108,6 +112,9 @@ fn judge(layer: &FoundLayer, outcome: Result<Unpacked, Trouble>, verdict: Verdic
             full => full,
         });
     }
+    if let Err(Trouble::TooMany(excess)) = outcome {
+        return Err(Error::TooLarge { what: title(), source: excess });
+    }
     let read = verdict.blob.as_ref().err();
     let decoded = verdict.undecodable.as_ref().map(|(_, error)| error);
     if let Some(excess) = read.or(decoded).and_then(bounds::excess) {
@@ -124,7 +131,7 @@ fn judge(layer: &FoundLayer, outcome: Result<Unpacked, Trouble>, verdict: Verdic
         return Err(Error::WrongDiffId { layer: title(), expected: layer.diff_id, found: verdict.diff_id });
     }
     outcome.map_err(|trouble| match trouble {
-        Trouble::Host { .. } => unreachable!("returned above"),
+        Trouble::Host { .. } | Trouble::TooMany(_) => unreachable!("returned above"),
         Trouble::Refused { entry, doing, source } => {
             Error::EntryRefused { layer: title(), entry, doing, source }
         }

@@ -145,7 +145,7 @@ fn produce(
     let mut source = BufReader::with_capacity(PART_BYTES, Hashing::new(blob));
     let result = {
         let counting = Counting { inner: &mut source, counted: &counted };
-        let decoder = compression::reader(counting, compression);
+        let decoder = compression::reader(counting, compression, meter.windows());
         pump(&mut meter.measure(decoder, &counted), &counted, &parts, &mut free)
     };
     drop(parts);

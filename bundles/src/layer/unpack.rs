@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::FileType;
 
 use super::Unpacked;
+use super::bounds::{self, Excess, Meter};
 use super::folder::{self, Attributes, Failure, Folder};
 use super::frame::Recording;
 use super::inventory::Contents;
@@ -31,13 +32,15 @@ pub(super) enum Trouble {
     Refused { entry: String, doing: String, source: io::Error },
     /// The host cannot take it, whatever it is: the disk is full, for one.
     Host { entry: String, doing: String, source: io::Error },
+    /// It has more files than are allowed.
+    TooMany(Excess),
     /// The stream ends too early.
     Ends { entry: String },
 }
 
 impl Hopeless for Trouble {
     fn is_hopeless(&self) -> bool {
-        matches!(self, Self::Host { .. })
+        matches!(self, Self::Host { .. } | Self::TooMany(_))
     }
 }
 
@@ -47,23 +50,24 @@ pub(super) fn entries<S: Skip>(
     into: OwnedFd,
     trash: OwnedFd,
     frame: &File,
+    meter: &Meter,
 ) -> Result<Unpacked, Trouble> {
-    let mut folder = Folder::new(into, trash).map_err(|failure| from_failure(b"", failure))?;
-    let mut tape = Tape::new(Recording::new(source, frame));
-    let (mut entries, mut bytes, mut contents) = (0, 0_u64, Contents::new());
+    let begun =
+        Contents::new(&trash).and_then(|contents| Ok((contents, Recording::new(source, frame, &trash)?)));
+    let (mut contents, recording) = begun.map_err(|error| not_kept(b"", error))?;
+    let mut folder = Folder::new(into, trash, meter).map_err(|failure| from_failure(b"", failure))?;
+    let mut tape = Tape::new(recording);
+    let (mut entries, mut bytes) = (0, 0_u64);
     while let Some(entry) = tape.next().map_err(from_fault)? {
         entries += 1;
         // Holes cost nothing, so this is not bounded by the disk.
         bytes = bytes.saturating_add(one(&mut tape, &entry, &mut folder, &mut contents)?);
     }
     folder.finish().map_err(|failure| from_failure(b"", failure))?;
+    let attributes_given = folder.attributes_given();
     let (root, trash, replaced) = folder.into_parts();
-    let frame = tape.into_source().finish(replaced, &root, &trash).map_err(|source| Trouble::Host {
-        entry: String::new(),
-        doing: "keep what its tar consists of".to_owned(),
-        source,
-    })?;
-    Ok(Unpacked { bytes, entries, contents, frame })
+    let frame = tape.into_source().finish(replaced, &root, &trash).map_err(|error| not_kept(b"", error))?;
+    Ok(Unpacked { bytes, entries, attributes_given, contents, frame })
 }
 
 /// Unpacks one entry; how many bytes its file has.
@@ -89,22 +93,21 @@ fn one<S: Skip>(
     let kept: Vec<_> = entry.xattrs.iter().filter(|(name, _)| is_kept(name)).cloned().collect();
     let modified = (entry.modified_s, entry.modified_ns);
     let attributes = Attributes { uid: entry.uid, gid: entry.gid, mode: entry.mode, modified, xattrs: &kept };
+    if !kept.is_empty() {
+        folder.give_attributes();
+    }
     if path.is_empty() && entry.kind != Kind::Folder {
         return Err(refuse("it would take the place of the root folder"));
     }
     match &entry.kind {
         Kind::Folder => folder.folder(&path, &attributes).map_err(failed)?,
         Kind::File { real_size, sparse } => {
-            let file = folder.file(&path).map_err(failed)?;
-            let inode = folder::inode(&file).map_err(failed)?;
-            let target = Target { file: &file, path: &path, inode };
+            let (file, there) = folder.file(&path, &attributes).map_err(failed)?;
+            let target = Target { file: &file, path: &path, inode: there.st_ino };
             let digest = write(tape, &target, *real_size, sparse.as_deref(), entry)?;
             // The number may have been one's that this layer had before and replaced.
-            match digest {
-                Some(digest) => contents.insert(inode, digest),
-                None => contents.remove(&inode),
-            };
-            Folder::finish_file(&file, &attributes).map_err(failed)?;
+            contents.set(there.st_ino, digest).map_err(|error| not_kept(&entry.name, error))?;
+            Folder::finish_file(&file, &there, &attributes).map_err(failed)?;
             return Ok(*real_size);
         }
         Kind::Symlink { target } if target.is_empty() || target.contains(&0) => {
@@ -173,7 +176,9 @@ fn write<S: Skip>(
     let mut hasher = Hasher::default();
     let file = target.file;
     for segment in sparse.unwrap_or(&whole) {
-        tape.source_mut().goes_into(target.path, target.inode, segment.offset, segment.bytes);
+        tape.source_mut()
+            .goes_into(target.path, target.inode, segment.offset, segment.bytes)
+            .map_err(|error| not_kept(&entry.name, error))?;
         let mut done = 0;
         while done < segment.bytes {
             let part = tape.data().map_err(from_fault)?;
@@ -237,7 +242,15 @@ fn from_fault(fault: Fault) -> Trouble {
     }
 }
 
+/// What has to be known later could not be written down.
+fn not_kept(name: &[u8], source: io::Error) -> Trouble {
+    Trouble::Host { entry: shown(name), doing: "keep what its tar consists of".to_owned(), source }
+}
+
 fn from_failure(name: &[u8], (doing, source): Failure) -> Trouble {
+    if let Some(excess) = bounds::excess(&source) {
+        return Trouble::TooMany(excess);
+    }
     use io::ErrorKind::{OutOfMemory, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let is_host = matches!(source.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | OutOfMemory)
         || matches!(

@@ -15,7 +15,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 
 /// Registries allow 4 MiB (distribution-spec, "Pushing Manifests").
-const DOCUMENT_BYTES_MAX: u64 = 8 << 20;
+const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
 /// What Docker had before 2016.
 const SCHEMA_ONE: [&str; 2] = [
     "application/vnd.docker.distribution.manifest.v1+json",

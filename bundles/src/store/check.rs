@@ -252,7 +252,9 @@ impl Store {
         let unread = |error| Error::io(format!("read {}", path.display()), error);
         let mut inventory = File::open(&path).and_then(Inventory::open).map_err(unread)?;
         let mut recorded = inventory.next().map_err(unread)?;
-        let walked = inventory::walk(disk::open_folder(&folder.join("root"))?, |place, mut found| {
+        let (root, aside) =
+            (disk::open_folder(&folder.join("root"))?, disk::open_folder(&self.tmp_folder())?);
+        let walked = inventory::walk(root, aside, |place, mut found| {
             // Whatever comes before this one in the list was not met.
             while let Some(missing) = recorded.take_if(|it| it.order(&found).is_lt()) {
                 broken.note(Difference::Missing, &missing);

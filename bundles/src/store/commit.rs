@@ -70,7 +70,7 @@ impl Store {
         let tmp = disk::open_folder(&self.tmp_folder())?;
         let file = File::from(archive::nameless(tmp.as_fd()).map_err(kept)?);
         let mut out = BufWriter::with_capacity(256 << 10, Hashing::new(file.try_clone().map_err(kept)?));
-        let written = changes::write(&upper, &base, mount_points, &mut out)?;
+        let written = changes::write(&upper, &base, mount_points, &tmp, &mut out)?;
         out.flush().map_err(kept)?;
         let (diff_id, _) = out.into_inner().map_err(|error| kept(error.into_error()))?.finish();
         Ok(Changes { tar: file, diff_id, entries: written.entries, sockets: written.sockets })

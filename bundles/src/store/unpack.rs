@@ -14,9 +14,9 @@ use super::{Progress, disk};
 use crate::archive::{Blob, FoundLayer};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::layer;
 use crate::layer::bounds::{Bounds, Meter};
-use crate::layer::inventory::{self, Contents};
+use crate::layer::inventory;
+use crate::layer::{self, Unpacked};
 
 /// More would only wait for the disk, and each takes some MiB of memory.
 const AT_ONCE_MAX: usize = 4;
@@ -34,7 +34,10 @@ pub(super) struct Job<'a> {
 /// What those who watch hear of a layer.
 enum Event {
     Began(usize),
+    /// Of which one, and how many bytes.
     Advanced(usize, u64),
+    /// All of one is written but for the list of its files.
+    Written,
     Done(usize),
 }
 
@@ -103,6 +106,12 @@ fn tell(
                     unwritten = 0;
                 }
             }
+            // The disk writes while the list is made; after a small layer there is little to write.
+            Event::Written => {
+                if unwritten >= WRITE_EVERY_BYTES / 4 && write.try_send(()).is_ok() {
+                    unwritten = 0;
+                }
+            }
             Event::Done(at) => progress.layer_done(&jobs[at].layer.diff_id),
         }
     }
@@ -138,8 +147,11 @@ impl Crew<'_> {
             let Some(Job { index, layer }) = self.jobs.get(at) else { return };
             // OK to fail, here and below: who watches stays until all are done.
             let _ = events.send(Event::Began(at));
-            let unpacked = unpack(self.folder, *index, layer, &self.meter, &mut |bytes| {
-                let _ = events.send(Event::Advanced(at, bytes));
+            let unpacked = unpack(self.folder, *index, layer, &self.meter, &mut |advanced| {
+                let _ = events.send(match advanced {
+                    Some(bytes) => Event::Advanced(at, bytes),
+                    None => Event::Written,
+                });
             });
             match unpacked {
                 Ok(()) => {
@@ -162,12 +174,13 @@ pub(super) fn folder_of(folder: &Path, diff_id: Digest) -> PathBuf {
     folder.join("layers").join(diff_id.hex())
 }
 
+/// `advanced` hears how many bytes more of the blob have gone through, and nothing when all is written but the list of files.
 fn unpack(
     work: &Path,
     index: usize,
     layer: &FoundLayer,
     meter: &Meter,
-    advanced: &mut dyn FnMut(u64),
+    advanced: &mut dyn FnMut(Option<u64>),
 ) -> Result<()> {
     let folder = folder_of(work, layer.diff_id);
     // Of its own, since several layers can throw away what has the same name.
@@ -179,14 +192,23 @@ fn unpack(
     let frame = File::options().read(true).write(true).create_new(true).open(&frame);
     let frame = frame.map_err(|error| Error::io(format!("write {}", folder.display()), error))?;
     let (into, aside) = (disk::open_folder(&root)?, disk::open_folder(&trash)?);
-    let unpacked = layer::unpack(layer, into, aside, &frame, meter, advanced)?;
-    let files = list_files(&root, &unpacked.contents, &folder.join(LayerRecord::FILES))?;
+    let mut unpacked = layer::unpack(layer, into, aside, &frame, meter, &mut |bytes| advanced(Some(bytes)))?;
+    advanced(None);
+    let aside = disk::open_folder(&trash)?;
+    let files = list_files(&root, aside, &mut unpacked, &folder.join(LayerRecord::FILES))?;
     LayerRecord::new(layer.diff_id, unpacked.bytes, unpacked.entries, files, unpacked.frame).write(&folder)
 }
 
 /// Writes down what a layer holds, to be compared with later; the digest of that list.
-fn list_files(root: &Path, contents: &Contents, list: &Path) -> Result<Digest> {
+fn list_files(root: &Path, aside: OwnedFd, unpacked: &mut Unpacked, list: &Path) -> Result<Digest> {
     let failed = |error| Error::io(format!("write {}", list.display()), error);
     let file = File::create_new(list).map_err(failed)?;
-    inventory::write(disk::open_folder(root)?, contents, &file).map_err(failed)
+    inventory::write(
+        disk::open_folder(root)?,
+        aside,
+        &mut unpacked.contents,
+        unpacked.attributes_given,
+        &file,
+    )
+    .map_err(failed)
 }

@@ -594,7 +594,7 @@ fn documents() -> Vec<Case> {
         case(
             "a document that is huge",
             with_document(&docker, "manifest.json", vec![b' '; 80 << 20]),
-            Refused("larger than 8 MiB"),
+            Refused("larger than 4 MiB"),
         ),
         case(
             "a key twice",

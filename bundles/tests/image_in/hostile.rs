@@ -221,3 +221,25 @@ fn no_more_is_unpacked_than_is_allowed() {
     assert_eq!(place.listing(), clean);
     load(700_000).unwrap();
 }
+
+/// Folders that an entry only implies count, links count, and all layers count together.
+#[test]
+fn no_more_files_are_made_than_is_allowed() {
+    let place = Place::new();
+    let layers = [
+        tar_of([Item::file("a/b/c", ""), Item::symlink("l", "a"), Item::hard_link("h", "a/b/c")]),
+        tar_of([Item::file(".wh.a", ""), Item::folder("f/"), Item::new(b'6', "pipe"), Item::folder("f/")]),
+    ];
+    let path = place.path("archive.tar");
+    fs::write(&path, archive_of(&layout_of("test:1", &layers))).unwrap();
+    let load = |files| {
+        let bounds = Bounds { files, ..Bounds::default() };
+        let platform = Some("linux/amd64".parse().unwrap());
+        place.store.load(&Source::of(&path).unwrap(), &LoadOptions { tag: None, platform, bounds }, &mut ())
+    };
+    let clean = place.listing();
+    let error = load(7).expect_err("too many");
+    assert!(matches!(error, Error::TooLarge { source: Excess::Files { bound: 7 }, .. }), "{error:?}");
+    assert_eq!(place.listing(), clean);
+    load(8).unwrap();
+}
