@@ -13,6 +13,7 @@ use runtime::definition::Definition;
 use runtime::folders::ServiceFolders;
 use runtime::history::{self, Cause, History, Kind, Person};
 use runtime::record::Record;
+use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
 
 use crate::drift;
@@ -38,6 +39,8 @@ pub(crate) struct Candidate {
     number: u32,
     rules: Generations,
     keep: bool,
+    /// Held as long as this process has it: one that nobody holds and that never served was left by a crash.
+    _hold: fs_err::File,
 }
 
 impl Candidate {
@@ -55,8 +58,11 @@ impl Candidate {
             let folder = folders.generation(number);
             match fs_err::create_dir(&folder) {
                 Ok(()) => {
+                    let hold = fs_err::File::open(&folder).map_err(failed)?;
+                    flock(&hold, FlockOperation::NonBlockingLockExclusive)
+                        .map_err(|error| failed(error.into()))?;
                     let (folders, rules) = (folders.clone(), rules.clone());
-                    let taken = Self { folders, number, rules, keep: false };
+                    let taken = Self { folders, number, rules, keep: false, _hold: hold };
                     // It is going to hold a copy of the configuration, and with it passwords.
                     fs_err::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(failed)?;
                     return Ok(taken);
@@ -139,9 +145,11 @@ impl Candidate {
     /// [`Error::Io`] or [`Error::Runtime`] when an old one cannot be removed; this one stays all the same.
     pub(crate) fn keep(mut self) -> Result<(), Error> {
         self.keep = true;
+        let needed = needed(&self.folders)?;
+        self.remove_strays(&needed)?;
         let numbers = numbers(&self.folders)?;
-        for old in unneeded(&numbers, &self.rules, self.number, &needed(&self.folders)?) {
-            remove(&self.folders, old)?;
+        for old in unneeded(&numbers, &self.rules, self.number, &needed) {
+            remove_unless_held(&self.folders, old)?;
         }
         remove_half_removed(&self.folders)?;
         // Of those in between, which never served, there is output as long as there is of an older one.
@@ -182,6 +190,27 @@ pub(crate) fn next_number(folders: &ServiceFolders) -> Result<u32, Error> {
     Ok(last_number(folders)? + 1)
 }
 
+impl Candidate {
+    /// Removes what commands have left that were killed: older than this one, held by nobody, and never of any use.
+    fn remove_strays(&self, needed: &[u32]) -> Result<(), Error> {
+        let past = History::of(&self.folders).read()?;
+        let was_of_use = |number: &u32| {
+            let entry = past.entry(*number);
+            entry.is_some_and(|entry| {
+                entry.runs.iter().any(|run| run.began_at_ms.is_some())
+                    || entry.made.as_ref().is_some_and(|made| made.kind == Kind::Kept)
+            })
+        };
+        for number in numbers(&self.folders)? {
+            if number >= self.number || needed.contains(&number) || was_of_use(&number) {
+                continue;
+            }
+            remove_unless_held(&self.folders, number)?;
+        }
+        Ok(())
+    }
+}
+
 /// The generations that must be there whatever their age: what serves, what served before it, and the configuration that
 /// was kept last.
 fn needed(folders: &ServiceFolders) -> Result<Vec<u32>, Error> {
@@ -189,6 +218,15 @@ fn needed(folders: &ServiceFolders) -> Result<Vec<u32>, Error> {
     let active = Record::read(folders)?.map(|record| record.generation);
     let before = active.and_then(|active| past.before(active));
     Ok([active, before, past.last_kept()].into_iter().flatten().collect())
+}
+
+/// Removes a generation that no command is about to use.
+fn remove_unless_held(folders: &ServiceFolders, number: u32) -> Result<(), Error> {
+    let Ok(folder) = fs_err::File::open(folders.generation(number)) else { return Ok(()) };
+    match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => remove(folders, number),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Removes a generation. It is renamed first: a crash in between leaves none that is half there.
@@ -395,14 +433,20 @@ mod tests {
     fn only_the_newest_are_kept() {
         let temporary = tempfile::tempdir().unwrap();
         let folders = folders(temporary.path());
+        let serve = |rules: &Generations| {
+            let mut candidate = made(&folders, Kind::Run);
+            candidate.rules = rules.clone();
+            History::of(&folders).serves(candidate.number()).unwrap();
+            candidate.keep().unwrap();
+        };
         for _ in 0..7 {
-            take(&folders).keep().unwrap();
+            serve(&Generations::default());
         }
         assert_eq!(numbers(&folders).unwrap(), [3, 4, 5, 6, 7]);
         let rules = Generations { keep: NonZeroUsize::new(2), history: None };
         // What a crash left of a removal.
         fs_err::create_dir_all(folders.generations().join(".gone-1/upper")).unwrap();
-        Candidate::take(&folders, &rules).unwrap().keep().unwrap();
+        serve(&rules);
         assert_eq!(numbers(&folders).unwrap(), [7, 8]);
         assert_eq!(fs_err::read_dir(folders.generations()).unwrap().count(), 2);
     }
@@ -429,12 +473,16 @@ mod tests {
         made(&folders, Kind::Kept).keep().unwrap();
         for _ in 0..7 {
             // Each is a start in vain whose folder is there, as after a crash.
-            made(&folders, Kind::Run).keep().unwrap();
+            made(&folders, Kind::Run).stay();
         }
-        let last = made(&folders, Kind::Run);
+        let held = made(&folders, Kind::Run);
+        let mut last = made(&folders, Kind::Run);
+        last.rules.keep = NonZeroUsize::new(1);
         history.serves(last.number()).unwrap();
         record(&folders, last.number());
         last.keep().unwrap();
-        assert_eq!(numbers(&folders).unwrap(), [1, 2, 6, 7, 8, 9, 10]);
+        // Another command is about to use the one that it holds.
+        assert_eq!(numbers(&folders).unwrap(), [1, 2, 10, 11]);
+        drop(held);
     }
 }
