@@ -468,6 +468,9 @@ pub(crate) struct Terms {
     /// The plan as JSON, in a form that does not change
     #[arg(long, requires = "plan")]
     pub json: bool,
+    /// Stop the old generation before the new one starts, also where they could run side by side
+    #[arg(long)]
+    pub stop_first: bool,
 }
 
 /// `start`

@@ -36,7 +36,7 @@ pub(crate) struct Plan {
     /// The way it would go.
     pub way: Way,
     /// Why that way.
-    pub way_reason: &'static str,
+    pub way_reason: String,
     /// For how long nothing would serve, in words.
     pub gap: String,
     /// What was found, check by check.
@@ -95,7 +95,10 @@ pub(crate) fn show(proposal: &Proposal<'_>, terms: &Terms) -> Result<Exit, Error
 fn make(proposal: &Proposal<'_>, terms: &Terms) -> Result<Plan, Error> {
     let checks = preflight::look(proposal);
     let nothing_to_do = proposal.is_what_runs()?;
-    let (way, way_reason) = proposal.way();
+    let (mut way, mut way_reason) = proposal.way();
+    if terms.stop_first && way != Way::StopFirst {
+        (way, way_reason) = (Way::StopFirst, "it is asked for".to_owned());
+    }
     let number = generation::next_number(&proposal.layout.service(proposal.service))?;
     let before = proposal.before;
     let new = &proposal.definition;
@@ -136,7 +139,7 @@ fn gap(way: Way, old: &str, new: &str) -> String {
                 "while {old} ends and {new} starts, which takes as long as it takes; it is told afterwards"
             )
         }
-        Way::SideBySide => format!("none: {old} serves until {new} does"),
+        Way::SideBySide | Way::Steered => format!("none: {old} serves until {new} does"),
     }
 }
 
@@ -178,7 +181,7 @@ fn steps(proposal: &Proposal<'_>, terms: &Terms, way: Way, number: u32) -> Resul
                 format!("generation {number} ({new}) is started, and must be healthy {proven}; {back}"),
             );
         }
-        Way::SideBySide => {
+        Way::SideBySide | Way::Steered => {
             add(
                 "start",
                 format!(
@@ -187,9 +190,15 @@ fn steps(proposal: &Proposal<'_>, terms: &Terms, way: Way, number: u32) -> Resul
             );
         }
     }
+    if way == Way::Steered {
+        add("turn", format!("new connections go to generation {number}, all from one moment on"));
+    }
     add("commit", format!("the record goes over to generation {number}: {new} serves"));
     add("soak", format!("for {} it must stay up and healthy; {back}", span(terms.soak.ms)));
-    if way == Way::SideBySide {
+    if way == Way::Steered {
+        add("drain", format!("generation {before} is given 10s to end the connections that it has left"));
+    }
+    if way != Way::StopFirst {
         add("stop-old", stop);
     }
     for hook in hooks.post_commit.iter().flatten().filter(|_| has_hooks) {

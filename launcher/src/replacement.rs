@@ -118,6 +118,7 @@ impl Replacement<'_> {
             generation: number,
             soak: Duration::from_millis(self.terms.soak.ms),
             start_timeout: self.terms.timeout.map(|timeout| Duration::from_millis(timeout.ms)),
+            stop_first: self.terms.stop_first,
         };
         let mut on = |step| {
             if let Some(text) = sentence::swap_step(service, &wanted, before, step) {

@@ -58,7 +58,9 @@ pub(crate) fn stay(
     let (pid, master) = match making.next() {
         Some(Made::Created { pid, terminal, .. }) => (pid, terminal),
         Some(Made::Failed(error)) => return Err(error),
-        Some(Made::Executed) | None => return Err(Error::NoTerminal),
+        Some(Made::Executed | Made::Notified(_) | Made::NotNotified(_)) | None => {
+            return Err(Error::NoTerminal);
+        }
     };
     let ended = rustix::process::pidfd_open(
         rustix::process::Pid::from_raw(pid.as_raw()).expect("OK because a process has a number"),

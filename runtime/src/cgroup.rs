@@ -244,6 +244,20 @@ impl Cgroup<'_> {
         Ok(text.lines().any(|line| line == "populated 1"))
     }
 
+    /// The processes in it and below it. What is removed meanwhile has none.
+    pub(crate) fn processes(&self) -> io::Result<Vec<i32>> {
+        let Ok(list) = self.open("cgroup.procs") else { return Ok(Vec::new()) };
+        let mut found = match io::read_to_string(std::fs::File::from(list)) {
+            Ok(list) => list.lines().filter_map(|line| line.parse().ok()).collect(),
+            Err(error) if is_gone(&error) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        for name in self.names()? {
+            found.extend(self.hierarchy.at(&self.path.join(name)).processes()?);
+        }
+        Ok(found)
+    }
+
     /// Sends SIGKILL to every process in it and below it.
     pub(crate) fn kill(&self) -> io::Result<()> {
         let path = self.path.join("cgroup.kill");

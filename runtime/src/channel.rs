@@ -41,6 +41,8 @@ pub(crate) enum Request {
         init: bool,
         /// What the container is for.
         purpose: Purpose,
+        /// Whether its binds are to be notified ([`Report::Notified`]).
+        notified: bool,
     },
     /// Run one more process in a running container.
     Enter {
@@ -80,6 +82,10 @@ pub(crate) enum Report {
     },
     /// Something libcontainer wrote to its log as an error; it names causes that its results do not.
     Cause(String),
+    /// Its program's binds can be received by the attached descriptor.
+    Notified,
+    /// They cannot, and it goes on without.
+    NotNotified(Failure),
     /// It could not be done; nothing is left of it.
     Failed(Failure),
     /// Everything was ready, and then the program could not be executed.

@@ -312,6 +312,8 @@ pub struct SwapRequest {
     pub soak: Duration,
     /// How long it may take until it is healthy, when not as its definition says.
     pub start_timeout: Option<Duration>,
+    /// Whether the old generation is to be stopped first, also where another way would do.
+    pub stop_first: bool,
 }
 
 /// A generation that took another's place.
@@ -346,6 +348,7 @@ pub fn swap(
         generation: request.generation,
         soak_ms: milliseconds(request.soak),
         start_timeout_ms: request.start_timeout.map(milliseconds),
+        stop_first: request.stop_first,
     };
     let mut answer = ask(&mut supervisor, &command, folders)?;
     loop {

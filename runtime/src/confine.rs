@@ -12,13 +12,15 @@ use crate::channel::{Channel, Report};
 use crate::error::Failure;
 use crate::seccomp::Filter;
 use crate::title::Title;
-use crate::{init, os};
+use crate::{init, os, steering};
 
 /// The search path when a process has none: what Docker gives.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What is still to be done when libcontainer has done its part.
 pub(crate) struct Confinement {
+    /// Whether this process's binds are to be notified to who asked for the container.
+    pub(crate) notified: bool,
     /// The compiled seccomp filter; none when the bundle asks for none.
     pub(crate) filter: Option<Filter>,
     /// The capabilities to end up with, when more were kept for loading the filter.
@@ -49,8 +51,12 @@ impl Confinement {
         self.execute_program(process)
     }
 
-    /// The filter first: without no_new_privs it needs a capability that is dropped right after (seccomp(2)).
+    /// The filters first: without no_new_privs they need a capability that is dropped right after (seccomp(2)). The one that
+    /// notifies before the profile, which need not allow what it takes to load and send it.
     fn confine(&self) -> Result<(), Failure> {
+        if self.notified {
+            self.have_binds_notified();
+        }
         if let Some(filter) = &self.filter {
             filter.load().map_err(|error| {
                 Failure::new(error.to_string()).within("could not load the seccomp filter")
@@ -65,6 +71,16 @@ impl Confinement {
                 .map_err(|error| Failure::new(error.to_string()).within("could not drop the capabilities"))?;
         }
         Ok(())
+    }
+
+    /// A service runs as well on a kernel that cannot do this; only its swaps are not the same. This process keeps no
+    /// descriptor of it: a call that nobody can answer must fail, not wait.
+    fn have_binds_notified(&self) {
+        // OK to ignore: who asked is gone, and knows less than it might.
+        let _ = match steering::filter::load() {
+            Ok(listener) => self.channel.send(&Report::Notified, &[listener.as_fd()]),
+            Err(error) => self.channel.send(&Report::NotNotified(Failure::new(error.to_string())), &[]),
+        };
     }
 
     fn execute_program(&self, process: &Process) -> ! {

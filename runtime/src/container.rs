@@ -15,6 +15,7 @@ use crate::channel::{Channel, Go, Purpose, Report, Request};
 use crate::confine::is_missing;
 use crate::error::{Error, Failure};
 use crate::record::Process;
+use crate::steering::notified::Notified;
 use crate::systemd;
 
 /// The folder of a run folder in which libcontainer keeps its state.
@@ -49,6 +50,10 @@ pub(crate) enum Made {
         /// The controllers whose limits this host does not keep.
         unenforced: Vec<String>,
     },
+    /// Its binds can be heard of from here on.
+    Notified(Notified),
+    /// They cannot; why.
+    NotNotified(Failure),
     /// Its program was executed.
     Executed,
     /// It could not be made, or its program not be executed. What exists of it ends by itself.
@@ -101,6 +106,12 @@ impl Making {
                     let terminal = descriptors.pop();
                     return Some(Made::Created { pid: Pid::from_raw(pid), terminal, unenforced });
                 }
+                Ok(Some((Report::Notified, mut descriptors))) => {
+                    if let Some(listener) = descriptors.pop() {
+                        return Some(Made::Notified(Notified::by(listener)));
+                    }
+                }
+                Ok(Some((Report::NotNotified(why), _))) => return Some(Made::NotNotified(why)),
                 Ok(Some((Report::CannotExecute { program, errno }, _))) => {
                     self.ended = true;
                     return Some(Made::Failed(cannot_execute(program, Errno::from_raw(errno))));

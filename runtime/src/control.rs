@@ -43,6 +43,9 @@ pub(crate) enum Command {
         soak_ms: u64,
         /// How long it may take until it is healthy, milliseconds, when not as its definition says.
         start_timeout_ms: Option<u64>,
+        /// Whether the one that runs is to be stopped first, also where another way would do.
+        #[serde(default)]
+        stop_first: bool,
     },
     /// Change the limits of what runs.
     Update {

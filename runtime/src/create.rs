@@ -55,8 +55,9 @@ pub fn run() -> i32 {
         Ok((request, stdio))
     });
     let outcome = match done {
-        Ok((Request::Create { bundle, run, cgroup, init, purpose }, stdio)) => {
-            Bundle::read(bundle, cgroup).and_then(|it| create(&channel, &it, &run, stdio, init, purpose))
+        Ok((Request::Create { bundle, run, cgroup, init, purpose, notified }, stdio)) => {
+            let how = How { init, purpose, notified };
+            Bundle::read(bundle, cgroup).and_then(|it| create(&channel, &it, &run, stdio, how))
         }
         Ok((Request::Enter { bundle, run, cgroup, process }, stdio)) => {
             Bundle::read(bundle, cgroup).and_then(|it| enter(&channel, &it, &run, stdio, *process))
@@ -95,14 +96,21 @@ fn take_channel() -> io::Result<Channel> {
     Ok(Channel::of(channel))
 }
 
+/// What is wanted of a container beside what its bundle says.
+struct How {
+    init: bool,
+    purpose: Purpose,
+    notified: bool,
+}
+
 fn create(
     channel: &Channel,
     bundle: &Bundle,
     run: &Path,
     stdio: Vec<OwnedFd>,
-    init: bool,
-    purpose: Purpose,
+    how: How,
 ) -> Result<(), Error> {
+    let How { init, purpose, notified } = how;
     own_mounts(run)?;
     bundle.mount_root(purpose)?;
     bundle.stand_aside()?;
@@ -110,7 +118,7 @@ fn create(
     if purpose == Purpose::Service {
         bundle.give_stdio(&stdio)?;
     }
-    let (engine, mut confinement) = bundle.for_engine(bundle.process()?.clone(), channel, init)?;
+    let (engine, mut confinement) = bundle.for_engine(bundle.process()?.clone(), channel, init, notified)?;
     confinement.die_with_parent = purpose == Purpose::OneShot;
     let console = write_engine_bundle(run, &engine, bundle.terminal())?;
     let mut container = build(bundle, run, stdio, &console, confinement)?;
@@ -156,7 +164,7 @@ fn enter(
     own_mounts(run)?;
     own_state(run, &bundle.id())?;
     let terminal = process.terminal().unwrap_or(false);
-    let (engine, confinement) = bundle.for_engine(process, channel, false)?;
+    let (engine, confinement) = bundle.for_engine(process, channel, false, false)?;
     let console = write_engine_bundle(run, &engine, terminal)?;
     let process_file = run.join(ENGINE).join("process.json");
     let text = serde_json::to_vec(engine.process()).map_err(io::Error::from);
@@ -332,6 +340,7 @@ impl Bundle {
         mut process: Process,
         channel: &Channel,
         init: bool,
+        notified: bool,
     ) -> Result<(Spec, Confinement), Error> {
         let mut spec = self.spec.clone();
         let mut filter = None;
@@ -346,7 +355,7 @@ impl Bundle {
             root.set_path(path);
         }
         let mut capabilities = None;
-        if filter.is_some() && process.no_new_privileges() != Some(true) {
+        if (filter.is_some() || notified) && process.no_new_privileges() != Some(true) {
             capabilities = process.capabilities().clone();
             if let Some(mut kept) = capabilities.clone() {
                 let with_admin = |set: &Option<oci_spec::runtime::Capabilities>| {
@@ -364,7 +373,8 @@ impl Bundle {
         let channel =
             channel.duplicate().map_err(|error| Error::Io { doing: "prepare the report", source: error })?;
         let (id, title) = (self.id(), Title::of_this_process());
-        Ok((spec, Confinement { filter, capabilities, init, die_with_parent: false, id, title, channel }))
+        let die_with_parent = false;
+        Ok((spec, Confinement { notified, filter, capabilities, init, die_with_parent, id, title, channel }))
     }
 }
 

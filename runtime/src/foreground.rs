@@ -41,6 +41,7 @@ pub fn run(request: &Request) -> Result<i32, Error> {
         cgroup: container::cgroup_of(&spec).to_owned(),
         init: request.init,
         purpose: Purpose::OneShot,
+        notified: false,
     };
     let status = attend(&create, request.attachment);
     let cleared = container::clear(&request.run_folder, container::cgroup_of(&spec));

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags};
@@ -17,11 +18,18 @@ use crate::channel::Request;
 use crate::container::{Made, Making};
 use crate::definition::{HealthCheck, Probe};
 use crate::enter;
+use crate::steering::{PROBE_MARK, sockets};
 
 /// An answer's status line and headers are never longer.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// More headers than this and the answer is none.
 const HEADERS_MAX: usize = 100;
+
+/// How often it is looked who has got a probe's connection.
+const PROOF_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How often in a row it may belong to a stranger.
+const STRANGE_MAX: u32 = 3;
 
 /// What a probe said; why not, if not well.
 pub(crate) type Verdict = Result<(), String>;
@@ -33,17 +41,51 @@ pub(crate) struct Prober {
     bundle: PathBuf,
     run: PathBuf,
     cgroup: PathBuf,
+    to: To,
     attempt: Attempt,
+}
+
+/// Whom a probe reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum To {
+    /// Whoever gets the connections to the port.
+    Whoever,
+    /// The container, past the generation that serves: it counts only what it answers itself, and the connection has the mark
+    /// by which it is told from clients'.
+    Itself,
+    /// The same, and it does not listen yet: another would get the connection.
+    Nobody,
 }
 
 #[derive(Debug)]
 enum Attempt {
     None,
     Due(Instant),
-    Connecting { socket: OwnedFd, until: Instant },
-    Reading { socket: OwnedFd, answer: Vec<u8>, until: Instant },
-    Entering { making: Making, until: Instant },
-    Inside { pid: Pid, until: Instant },
+    Connecting {
+        socket: OwnedFd,
+        until: Instant,
+    },
+    /// Who has got the connection is found out before the rest of the question is sent: after the answer it is closed.
+    Proving {
+        socket: OwnedFd,
+        rest: String,
+        strange: u32,
+        next: Instant,
+        until: Instant,
+    },
+    Reading {
+        socket: OwnedFd,
+        answer: Vec<u8>,
+        until: Instant,
+    },
+    Entering {
+        making: Making,
+        until: Instant,
+    },
+    Inside {
+        pid: Pid,
+        until: Instant,
+    },
 }
 
 impl Prober {
@@ -54,8 +96,14 @@ impl Prober {
             bundle: bundle.to_owned(),
             run: run.to_owned(),
             cgroup: cgroup.to_owned(),
+            to: To::Whoever,
             attempt: Attempt::None,
         }
+    }
+
+    /// Whom the next probe is to reach.
+    pub(crate) fn steer(&mut self, to: To) {
+        self.to = to;
     }
 
     /// Another container, in another cgroup, is to be probed from now on.
@@ -95,6 +143,7 @@ impl Prober {
         match &self.attempt {
             Attempt::None => None,
             Attempt::Due(at) => Some(*at),
+            Attempt::Proving { next, until, .. } => Some(*next.min(until)),
             Attempt::Connecting { until, .. }
             | Attempt::Reading { until, .. }
             | Attempt::Entering { until, .. }
@@ -106,7 +155,13 @@ impl Prober {
     pub(crate) fn turn(&mut self, ready: bool, now: Instant) -> Option<Verdict> {
         match std::mem::replace(&mut self.attempt, Attempt::None) {
             Attempt::Due(at) if now >= at => self.begin(now),
-            Attempt::Connecting { socket, until } if ready => self.connected(socket, until),
+            Attempt::Connecting { socket, until } if ready => self.connected(socket, until, now),
+            Attempt::Proving { until, .. } if now >= until => {
+                Some(Err("its connection was not accepted by the new container".to_owned()))
+            }
+            Attempt::Proving { socket, rest, strange, next, until } if now >= next => {
+                self.prove(socket, rest, strange, until, now)
+            }
             Attempt::Reading { socket, answer, until } if ready => self.read(socket, answer, until),
             Attempt::Entering { making, until } if ready => self.entered(making, until),
             Attempt::Inside { pid, until } if now >= until => {
@@ -185,8 +240,11 @@ impl Prober {
         let until = now + Duration::from_millis(self.check.timeout_ms);
         match self.check.probe.clone() {
             Probe::Runs { .. } => Some(Ok(())),
+            Probe::Tcp { .. } | Probe::Http { .. } if self.to == To::Nobody => {
+                Some(Err("it does not listen on its port yet".to_owned()))
+            }
             Probe::Tcp { address, port } | Probe::Http { address, port, .. } => {
-                match connect(&address, port) {
+                match connect(&address, port, self.to == To::Itself) {
                     Ok(socket) => {
                         self.attempt = Attempt::Connecting { socket, until };
                         None
@@ -230,20 +288,80 @@ impl Prober {
                 None
             }
             Some(Made::Failed(error)) => Some(Err(crate::Failure::of(&error).to_string())),
-            Some(Made::Executed) | None => Some(Err("the health check command did not start".to_owned())),
+            Some(_) | None => Some(Err("the health check command did not start".to_owned())),
         }
     }
 
-    fn connected(&mut self, socket: OwnedFd, until: Instant) -> Option<Verdict> {
+    fn connected(&mut self, socket: OwnedFd, until: Instant, now: Instant) -> Option<Verdict> {
         match rustix::net::sockopt::socket_error(&socket) {
             Ok(Ok(())) => {}
             Ok(Err(error)) | Err(error) => return Some(Err(self.at(&io::Error::from(error)))),
         }
-        let Probe::Http { address, port, path } = &self.check.probe else { return Some(Ok(())) };
+        let (first, rest) = self.question();
+        if self.to != To::Itself {
+            return self.ask(socket, &format!("{first}{rest}"), until);
+        }
+        // A server may accept a connection only when something has come (tcp(7), TCP_DEFER_ACCEPT).
+        match rustix::net::send(&socket, first.as_bytes(), rustix::net::SendFlags::NOSIGNAL) {
+            Ok(_) => self.prove(socket, rest, 0, until, now),
+            Err(error) => Some(Err(self.at(&io::Error::from(error)))),
+        }
+    }
+
+    /// What a server is asked, in two parts of which the first is no question yet; both empty where nothing is.
+    fn question(&self) -> (String, String) {
+        let Probe::Http { address, port, path } = &self.check.probe else { return Default::default() };
         let host = if address.contains(':') { format!("[{address}]") } else { address.clone() };
-        let question = format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: opsrun\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        let rest = format!(
+            "{path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: opsrun\r\nAccept: */*\r\nConnection: close\r\n\r\n"
         );
+        // Less than a line, since a server may answer one that it does not like at once.
+        ("GET ".to_owned(), rest)
+    }
+
+    /// Goes on when a process of the container has the other end of the connection.
+    fn prove(
+        &mut self,
+        socket: OwnedFd,
+        rest: String,
+        mut strange: u32,
+        until: Instant,
+        now: Instant,
+    ) -> Option<Verdict> {
+        match self.far_end(&socket) {
+            Ok(FarEnd::Own) => return self.ask(socket, &rest, until),
+            Ok(FarEnd::Nobodys) => {}
+            // It may be on its way from one process of the container to another.
+            Ok(FarEnd::Strangers) if strange < STRANGE_MAX => strange += 1,
+            Ok(FarEnd::Strangers) => return Some(Err("another one has accepted its connection".to_owned())),
+            Err(error) => return Some(Err(self.at(&error))),
+        }
+        self.attempt = Attempt::Proving { socket, rest, strange, next: now + PROOF_INTERVAL, until };
+        None
+    }
+
+    fn far_end(&self, socket: &OwnedFd) -> io::Result<FarEnd> {
+        let local = SocketAddr::try_from(rustix::net::getsockname(socket)?)?;
+        let remote = rustix::net::getpeername(socket)?.ok_or(io::ErrorKind::NotConnected)?;
+        let remote = SocketAddr::try_from(remote)?;
+        Ok(match sockets::far_end(local, remote)? {
+            Some(end) if end.inode == 0 => FarEnd::Nobodys,
+            Some(end) if sockets::open_in(&self.cgroup)?.contains(&end.inode) => FarEnd::Own,
+            Some(_) => FarEnd::Strangers,
+            // A server that waits for a word before it accepts, and is not going to be told one: the mark has to do.
+            None if matches!(self.check.probe, Probe::Tcp { .. })
+                && sockets::half_open(remote.port())?.contains(&local) =>
+            {
+                FarEnd::Own
+            }
+            None => FarEnd::Nobodys,
+        })
+    }
+
+    fn ask(&mut self, socket: OwnedFd, question: &str, until: Instant) -> Option<Verdict> {
+        if !matches!(self.check.probe, Probe::Http { .. }) {
+            return Some(Ok(()));
+        }
         // A fresh socket's buffer takes a question of this size whole, so no partial write has to be gone on with.
         match rustix::net::send(&socket, question.as_bytes(), rustix::net::SendFlags::NOSIGNAL) {
             Ok(sent) if sent == question.len() => {
@@ -290,17 +408,27 @@ impl Prober {
     }
 }
 
+/// Whose the other end of a connection is.
+enum FarEnd {
+    Own,
+    Nobodys,
+    Strangers,
+}
+
 fn pidfd_of(pid: Pid) -> io::Result<OwnedFd> {
     let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
 }
 
-fn connect(address: &str, port: u16) -> io::Result<OwnedFd> {
+fn connect(address: &str, port: u16, marked: bool) -> io::Result<OwnedFd> {
     let address: IpAddr =
         address.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    if marked {
+        setsockopt(&socket, sockopt::Mark, &PROBE_MARK)?;
+    }
     match rustix::net::connect(&socket, &SocketAddr::new(address, port)) {
         Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(socket),
         Err(error) => Err(error.into()),

@@ -101,6 +101,7 @@ pub fn run(request: &Request, signals: &Signals, heard: &mut dyn FnMut(&[u8])) -
         cgroup: container::cgroup_of(&spec).to_owned(),
         init: request.init,
         purpose: Purpose::OneShot,
+        notified: false,
     };
     let ended = attend(&create, request.timeout, signals, heard);
     let cleared = container::clear(&request.run_folder, container::cgroup_of(&spec));

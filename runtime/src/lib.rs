@@ -53,6 +53,7 @@ pub mod replace;
 mod seccomp;
 pub mod stats;
 pub mod status;
+mod steering;
 pub mod supervisor;
 pub mod swap;
 pub mod systemd;

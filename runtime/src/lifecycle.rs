@@ -41,6 +41,9 @@ pub(crate) struct Life {
     /// Whether it is the candidate of a swap: nothing that goes wrong is forgiven until it is accepted.
     trial: bool,
     unhealthy: bool,
+    /// So many probes must succeed in a row until it is healthy: of several workers each may be ready at a time of its own.
+    proofs: u32,
+    probe_successes: u32,
     probe_failures: u32,
     last_probe: Option<String>,
     failures_in_a_row: u32,
@@ -162,6 +165,8 @@ impl Life {
             proven: false,
             trial: false,
             unhealthy: false,
+            proofs: 1,
+            probe_successes: 0,
             probe_failures: 0,
             last_probe: None,
             failures_in_a_row: 0,
@@ -173,12 +178,13 @@ impl Life {
         }
     }
 
-    /// The candidate of a swap; it may take so long until it is healthy, milliseconds, when that is said.
-    pub(crate) fn on_trial(mut rules: Definition, start_timeout_ms: Option<u64>) -> Self {
+    /// The candidate of a swap; it may take so long until it is healthy, milliseconds, when that is said, and is so when so
+    /// many probes in a row have succeeded.
+    pub(crate) fn on_trial(mut rules: Definition, start_timeout_ms: Option<u64>, proofs: u32) -> Self {
         if let Some(timeout) = start_timeout_ms {
             rules.health.start_timeout_ms = timeout;
         }
-        Self { trial: true, ..Self::new(rules) }
+        Self { trial: true, proofs, ..Self::new(rules) }
     }
 
     /// The same with the restarts that were counted before.
@@ -247,6 +253,7 @@ impl Life {
             (Phase::Running { .. }, Event::Accept) => {
                 self.trial = false;
                 self.proven = true;
+                self.proofs = 1;
                 Vec::new()
             }
             (Phase::Running { since }, Event::Exited(status)) => self.ended(status, since, now),
@@ -291,13 +298,16 @@ impl Life {
         self.phase = Phase::Creating;
         self.out_of_memory = None;
         self.probe_failures = 0;
+        self.probe_successes = 0;
         self.last_probe = None;
         self.unhealthy = false;
         vec![Action::Deadline(None), Action::Make]
     }
 
     fn probed_while_starting(&mut self, result: Result<(), String>, now: Millis) -> Vec<Action> {
+        self.probe_successes = if result.is_ok() { self.probe_successes + 1 } else { 0 };
         match result {
+            Ok(()) if self.probe_successes < self.proofs => vec![self.probe_soon()],
             Ok(()) => {
                 self.phase = Phase::Running { since: now };
                 self.proven = !self.trial;
@@ -309,11 +319,15 @@ impl Life {
             }
             Err(reason) => {
                 self.last_probe = Some(reason);
-                let costly = matches!(self.rules.health.probe, Probe::Command { .. });
-                let often = if costly { START_COMMAND_INTERVAL_MS } else { START_PROBE_INTERVAL_MS };
-                vec![Action::Probe(often.min(self.rules.health.interval_ms))]
+                vec![self.probe_soon()]
             }
         }
+    }
+
+    fn probe_soon(&self) -> Action {
+        let costly = matches!(self.rules.health.probe, Probe::Command { .. });
+        let often = if costly { START_COMMAND_INTERVAL_MS } else { START_PROBE_INTERVAL_MS };
+        Action::Probe(often.min(self.rules.health.interval_ms))
     }
 
     fn probed_while_running(&mut self, result: Result<(), String>, now: Millis) -> Vec<Action> {

@@ -267,7 +267,7 @@ proptest! {
 }
 
 fn on_trial(events: &[Event]) -> (Life, Vec<Action>) {
-    let mut life = Life::on_trial(rules(), Some(2_000));
+    let mut life = Life::on_trial(rules(), Some(2_000), 1);
     let mut actions = Vec::new();
     for (second, event) in events.iter().enumerate() {
         (life, actions) = life.step(event.clone(), second as u64 * 1000);

@@ -241,3 +241,119 @@ pub fn die_with_parent() {
     // SAFETY: it sets a number in the process's kernel state.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
+
+/// Puts a seccomp filter on the calling thread and gives the descriptor by which its `SECCOMP_RET_USER_NOTIF` are received
+/// (seccomp(2), `SECCOMP_FILTER_FLAG_NEW_LISTENER`, Linux 5.0; seccomp_unotify(2)). It is closed on exec.
+///
+/// # Errors
+/// As [`seccomp_load`]; `EBUSY` when a filter that is loaded already has such a descriptor, `EINVAL` for a flag that the
+/// kernel does not know.
+pub fn seccomp_load_listening(program: &[libc::sock_filter], flags: u32) -> io::Result<OwnedFd> {
+    let length = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
+    let listening = u32::try_from(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER).unwrap_or(0);
+    // SAFETY: as in `seccomp_load`.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags | listening,
+            std::ptr::from_ref(&program),
+        )
+    };
+    let descriptor = match RawFd::try_from(answer) {
+        Ok(descriptor) if descriptor >= 0 => descriptor,
+        _ => return Err(io::Error::last_os_error()),
+    };
+    // SAFETY: the kernel has just made this descriptor and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Receives one notification (seccomp_unotify(2), `SECCOMP_IOCTL_NOTIF_RECV`). It waits where none is pending: to be called
+/// only when poll(2) says that one is.
+///
+/// # Errors
+/// `ENOENT` when the call it tells of is over already, `EINTR`.
+pub fn seccomp_receive(listener: BorrowedFd<'_>) -> io::Result<libc::seccomp_notif> {
+    // SAFETY: the structure is numbers alone, for which zero is valid; the kernel insists on zeros.
+    let mut notification: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    let into = std::ptr::from_mut(&mut notification);
+    // SAFETY: the kernel writes one structure of this type, whose size is part of the request's number.
+    match unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, into) } {
+        0 => Ok(notification),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether the call that a notification tells of still waits (`SECCOMP_IOCTL_NOTIF_ID_VALID`): what was learned about its
+/// process by number is about that process if so.
+pub fn seccomp_waits(listener: BorrowedFd<'_>, id: u64) -> bool {
+    // SAFETY: the kernel reads one number, which outlives the call.
+    let answer = unsafe {
+        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, std::ptr::from_ref(&id))
+    };
+    answer == 0
+}
+
+/// Ends the call that a notification tells of, with `error` (positive; 0 for success), or lets the kernel do it
+/// (`SECCOMP_IOCTL_NOTIF_SEND`; `SECCOMP_USER_NOTIF_FLAG_CONTINUE`, Linux 5.5).
+///
+/// # Errors
+/// `ENOENT` when the call is over already.
+pub fn seccomp_answer(listener: BorrowedFd<'_>, id: u64, error: i32, go_on: bool) -> io::Result<()> {
+    let flags = if go_on { libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE } else { 0 };
+    let flags = u32::try_from(flags).unwrap_or(0);
+    let answer = libc::seccomp_notif_resp { id, val: 0, error: -error, flags };
+    let from = std::ptr::from_ref(&answer);
+    // SAFETY: the kernel reads one structure of this type, which outlives the call.
+    match unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, from) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Puts `file` in place of the descriptor `number` of the process that a notification tells of
+/// (`SECCOMP_IOCTL_NOTIF_ADDFD`, Linux 5.9).
+///
+/// # Errors
+/// `ENOENT` when the call is over already.
+pub fn seccomp_inject(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    file: BorrowedFd<'_>,
+    number: i32,
+    close_on_exec: bool,
+) -> io::Result<()> {
+    let request = libc::seccomp_notif_addfd {
+        id,
+        flags: u32::try_from(libc::SECCOMP_ADDFD_FLAG_SETFD).unwrap_or(0),
+        srcfd: file.as_raw_fd().cast_unsigned(),
+        newfd: number.cast_unsigned(),
+        newfd_flags: if close_on_exec { libc::O_CLOEXEC.cast_unsigned() } else { 0 },
+    };
+    let from = std::ptr::from_ref(&request);
+    // SAFETY: the kernel reads one structure of this type, which outlives the call.
+    match unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, from) } {
+        answer if answer >= 0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// `SO_ATTACH_REUSEPORT_CBPF` of asm-generic/socket.h, the same number on every architecture that opsrun runs on.
+const ATTACH_REUSEPORT_CBPF: libc::c_int = 51;
+
+/// Gives the `SO_REUSEPORT` group of a socket the program that says which of its members gets a connection, in place of the
+/// one before (socket(7), `SO_ATTACH_REUSEPORT_CBPF`, for TCP since Linux 4.6).
+///
+/// # Errors
+/// `EINVAL` when the socket has no `SO_REUSEPORT` or the kernel refuses the program.
+pub fn attach_reuseport_program(socket: BorrowedFd<'_>, program: &[libc::sock_filter]) -> io::Result<()> {
+    let length = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
+    let size = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).expect("OK because it is 16");
+    let from = std::ptr::from_ref(&program).cast();
+    // SAFETY: the kernel reads the structure and the instructions it points at, all of which outlive the call.
+    let answer =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, ATTACH_REUSEPORT_CBPF, from, size) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

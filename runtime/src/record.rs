@@ -15,7 +15,7 @@ use crate::replace::replace_file;
 
 /// The version written; a higher one is refused when read.
 ///
-/// 2: `oom_kills` and `unenforced`, which version 1 lacks. 3: `swap`. 4: a process's `outputs`.
+/// 2: `oom_kills` and `unenforced`, which version 1 lacks. 3: `swap`. 4: a process's `outputs`; a swap's way can be steered.
 pub const VERSION: u32 = 4;
 
 /// What is known of a service. Times are milliseconds since 1970-01-01T00:00:00Z.
@@ -103,6 +103,8 @@ pub enum Way {
     StopFirst,
     /// Both run at the same time: for a service without a port.
     SideBySide,
+    /// Both run at the same time and listen on the same ports; who connects is sent to one of them.
+    Steered,
 }
 
 impl Way {
@@ -112,6 +114,7 @@ impl Way {
         match self {
             Self::StopFirst => "stop-first",
             Self::SideBySide => "side by side",
+            Self::Steered => "steered",
         }
     }
 }

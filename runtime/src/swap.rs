@@ -4,6 +4,10 @@
 //! ```text
 //! stop-first     Making ─parked─▶ StoppingOld ─down─▶ Proving ─healthy─▶ Soaking ─over─▶ swapped
 //! side by side   Making ──────────── healthy, while the old one serves ─▶ Soaking ─over─▶ Retiring ─down─▶ swapped
+//! steered        Making ─ healthy, seen by probes alone ─▶ Turning ─▶ Soaking ─over─▶ Draining ─▶ Retiring ─down─▶ swapped
+//!                   │ it would take clients before it is proven                │ failed     │
+//!                   ▼                                                          └──────┬─────┘
+//!                stop-first                                         Withdrawing ◀─────┘ turned back, then cleared
 //!
 //! anything wrong before the soak: the candidate is cleared without grace, and the old one, where it was stopped, is
 //! started again (Returning). In the soak: the record goes back to the old generation first, then the same.
@@ -20,6 +24,8 @@ use crate::record::Way;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Swap {
     way: Way,
+    /// Why this way.
+    reason: String,
     soak_ms: u64,
     stage: Stage,
     failure: Option<Failure>,
@@ -33,8 +39,11 @@ enum Stage {
     Making,
     StoppingOld,
     Proving,
+    Turning,
     Soaking,
+    Draining,
     Retiring,
+    Withdrawing,
     Returning,
     Over,
 }
@@ -50,6 +59,15 @@ pub(crate) enum Event {
     Healthy,
     /// The candidate could not be made, has ended, or is not healthy.
     Failed(Failure),
+    /// The candidate would take connections that are the old one's, and waits with that; why.
+    Collides(String),
+    /// New connections go to the candidate.
+    Turned,
+    /// The generation that no connection is sent to any more has done with those it had, or has had its time.
+    Drained {
+        /// How many it has left.
+        left: usize,
+    },
     /// The old generation has ended as asked for.
     OldDown,
     /// The old generation, started again, is healthy.
@@ -74,6 +92,17 @@ pub(crate) enum Action {
     StopOld,
     /// Let the parked candidate execute its program.
     ReleaseCandidate,
+    /// Make ready a candidate again after it was cleared.
+    PrepareCandidate,
+    /// Send new connections to the candidate.
+    Turn,
+    /// Send new connections to the old generation, as before.
+    TurnBack,
+    /// Wait until the generation that no connection is sent to has done with those it has.
+    Drain {
+        /// Whether that is the candidate.
+        candidate: bool,
+    },
     /// The candidate is the active generation from now on.
     Commit,
     /// The old generation is the active one again.
@@ -93,9 +122,16 @@ pub(crate) enum Action {
 }
 
 /// How far it is, for who asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
+    /// It goes this way, or goes on this way.
+    Way {
+        /// Which.
+        way: Way,
+        /// Why, as in "…, since …".
+        reason: String,
+    },
     /// The candidate's container exists.
     Made,
     /// The old generation is asked to end: from here on nothing serves.
@@ -109,8 +145,15 @@ pub enum Step {
         /// The soak, milliseconds.
         soak_ms: u64,
     },
+    /// The old generation has done with its connections, or has had its time.
+    Drained {
+        /// Connections that it has left.
+        left: usize,
+    },
     /// The old generation is asked to end; the candidate serves.
     Retiring,
+    /// The candidate has failed, and the old generation serves: new connections go there.
+    Withdrawing,
     /// The candidate has failed, and the old generation is started again.
     Returning,
 }
@@ -142,9 +185,9 @@ pub(crate) enum Verdict {
 }
 
 impl Swap {
-    /// A swap in this way, with a soak of so many milliseconds.
-    pub(crate) fn new(way: Way, soak_ms: u64) -> Self {
-        Self { way, soak_ms, stage: Stage::Making, failure: None, silent_since: None, gap_ms: 0 }
+    /// A swap in this way, for this reason, with a soak of so many milliseconds.
+    pub(crate) fn new(way: Way, reason: String, soak_ms: u64) -> Self {
+        Self { way, reason, soak_ms, stage: Stage::Making, failure: None, silent_since: None, gap_ms: 0 }
     }
 
     /// The way it goes.
@@ -154,15 +197,37 @@ impl Swap {
 
     /// Whether the candidate is the active generation.
     pub(crate) fn is_committed(&self) -> bool {
-        matches!(self.stage, Stage::Soaking | Stage::Retiring)
+        matches!(self.stage, Stage::Soaking | Stage::Draining | Stage::Retiring)
     }
 
     /// What becomes of it when `event` happens at `now`, and what is to be done, in this order.
     #[must_use]
     pub(crate) fn step(mut self, event: Event, now: Millis) -> (Self, Vec<Action>) {
-        let overlap = self.way == Way::SideBySide;
+        let steered = self.way == Way::Steered;
+        let overlap = self.overlap();
         let actions = match (self.stage, event) {
-            (Stage::Making, Event::Begin) => vec![Action::MakeCandidate { parked: !overlap }],
+            (Stage::Making, Event::Begin) => {
+                vec![self.tell_way(), Action::MakeCandidate { parked: !overlap }]
+            }
+            (Stage::Making, Event::Collides(reason)) if steered => {
+                (self.way, self.reason) = (Way::StopFirst, reason);
+                vec![
+                    Action::ClearCandidate,
+                    self.tell_way(),
+                    Action::PrepareCandidate,
+                    Action::MakeCandidate { parked: true },
+                ]
+            }
+            (Stage::Making, Event::Healthy) if steered => {
+                self.stage = Stage::Turning;
+                vec![Action::Turn]
+            }
+            (Stage::Turning, Event::Turned) => self.commit(now),
+            (Stage::Turning, Event::Failed(failure)) => {
+                let mut actions = vec![Action::TurnBack, Action::ClearCandidate];
+                actions.extend(self.end(Verdict::WentBack { failure, gap_ms: 0 }));
+                actions
+            }
             (Stage::Making, Event::Parked) => {
                 self.stage = Stage::StoppingOld;
                 self.silent_since = Some(now);
@@ -173,7 +238,18 @@ impl Swap {
                 vec![Action::Tell(Step::Proving), Action::ReleaseCandidate]
             }
             (Stage::Making | Stage::Proving, Event::Healthy) => self.commit(now),
-            (Stage::Soaking, Event::SoakOver) => self.accept(),
+            (Stage::Soaking, Event::SoakOver) => self.soaked(),
+            (Stage::Draining, Event::Drained { left }) => {
+                let mut actions = vec![Action::Tell(Step::Drained { left })];
+                actions.extend(self.accept());
+                actions
+            }
+            (Stage::Withdrawing, Event::Drained { .. }) => {
+                let failure = self.failure.take().unwrap_or_else(no_reason);
+                let mut actions = vec![Action::ClearCandidate];
+                actions.extend(self.end(Verdict::WentBack { failure, gap_ms: 0 }));
+                actions
+            }
             (Stage::Retiring, Event::OldDown) => self.end(Verdict::Swapped { gap_ms: self.gap_ms }),
             (Stage::Making, Event::Failed(failure)) => {
                 let mut actions = vec![Action::ClearCandidate];
@@ -192,7 +268,7 @@ impl Swap {
                 self.stage = Stage::Returning;
                 vec![Action::ClearCandidate, Action::Tell(Step::Returning), Action::StartOld]
             }
-            (Stage::Soaking, Event::Failed(failure)) => self.go_back(failure, now),
+            (Stage::Soaking | Stage::Draining, Event::Failed(failure)) => self.go_back(failure, now),
             (Stage::Returning, Event::OldHealthy) => {
                 let failure = self.failure.take().unwrap_or_else(no_reason);
                 let gap_ms = self.silence(now);
@@ -203,13 +279,16 @@ impl Swap {
                 self.end(Verdict::NeitherServes { failure, back })
             }
             // Too late to be undone: both are asked to end.
-            (Stage::Soaking, Event::Cancel) => {
+            (Stage::Soaking | Stage::Draining, Event::Cancel) => {
                 let mut actions = vec![Action::Accept];
                 actions.extend(overlap.then_some(Action::StopOld));
                 actions.extend(self.end(Verdict::Cancelled));
                 actions
             }
-            (Stage::Making | Stage::StoppingOld | Stage::Proving, Event::Cancel) => {
+            (
+                Stage::Making | Stage::StoppingOld | Stage::Proving | Stage::Turning | Stage::Withdrawing,
+                Event::Cancel,
+            ) => {
                 let mut actions = vec![Action::ClearCandidate];
                 actions.extend(self.end(Verdict::Cancelled));
                 actions
@@ -225,7 +304,7 @@ impl Swap {
         self.gap_ms = self.silence(now);
         let mut actions = vec![Action::Commit];
         if self.soak_ms == 0 {
-            actions.extend(self.accept());
+            actions.extend(self.soaked());
         } else {
             let step = Step::Soaking { gap_ms: self.gap_ms, soak_ms: self.soak_ms };
             actions.extend([Action::Tell(step), Action::Soak(now.saturating_add(self.soak_ms))]);
@@ -233,9 +312,18 @@ impl Swap {
         actions
     }
 
+    /// What the old generation has begun it is let finish, before it is asked to end.
+    fn soaked(&mut self) -> Vec<Action> {
+        if self.way != Way::Steered {
+            return self.accept();
+        }
+        self.stage = Stage::Draining;
+        vec![Action::Drain { candidate: false }]
+    }
+
     fn accept(&mut self) -> Vec<Action> {
         let mut actions = vec![Action::Accept];
-        if self.way == Way::SideBySide {
+        if self.overlap() {
             self.stage = Stage::Retiring;
             actions.extend([Action::Tell(Step::Retiring), Action::StopOld]);
         } else {
@@ -245,6 +333,16 @@ impl Swap {
     }
 
     fn go_back(&mut self, failure: Failure, now: Millis) -> Vec<Action> {
+        if self.way == Way::Steered {
+            self.stage = Stage::Withdrawing;
+            self.failure = Some(failure);
+            return vec![
+                Action::Uncommit,
+                Action::TurnBack,
+                Action::Tell(Step::Withdrawing),
+                Action::Drain { candidate: true },
+            ];
+        }
         let mut actions = vec![Action::Uncommit, Action::ClearCandidate];
         if self.way == Way::SideBySide {
             actions.extend(self.end(Verdict::WentBack { failure, gap_ms: 0 }));
@@ -255,6 +353,15 @@ impl Swap {
             actions.extend([Action::Tell(Step::Returning), Action::StartOld]);
         }
         actions
+    }
+
+    /// Whether both run at the same time.
+    fn overlap(&self) -> bool {
+        matches!(self.way, Way::SideBySide | Way::Steered)
+    }
+
+    fn tell_way(&self) -> Action {
+        Action::Tell(Step::Way { way: self.way, reason: self.reason.clone() })
     }
 
     fn silence(&mut self, now: Millis) -> u64 {
@@ -276,7 +383,7 @@ mod tests {
     use super::*;
 
     fn after(way: Way, events: &[Event]) -> (Swap, Vec<Action>) {
-        let mut swap = Swap::new(way, 30_000);
+        let mut swap = Swap::new(way, "why".into(), 30_000);
         let mut actions = Vec::new();
         for (second, event) in events.iter().enumerate() {
             (swap, actions) = swap.step(event.clone(), second as u64 * 1000);
@@ -292,7 +399,8 @@ mod tests {
 
     #[test]
     fn the_old_one_is_stopped_only_when_the_candidates_container_exists() {
-        assert_eq!(after(Way::StopFirst, &[Event::Begin]).1, [Action::MakeCandidate { parked: true }]);
+        let (_, actions) = after(Way::StopFirst, &[Event::Begin]);
+        assert_eq!(actions.last(), Some(&Action::MakeCandidate { parked: true }));
         let (_, actions) = after(Way::StopFirst, &[Event::Begin, Event::Failed(broken())]);
         assert_eq!(
             actions,
@@ -320,6 +428,48 @@ mod tests {
         assert_eq!(actions.last(), Some(&Action::StopOld));
         let (_, actions) = swap.step(Event::OldDown, 41_000);
         assert_eq!(actions, [Action::End(Verdict::Swapped { gap_ms: 0 })]);
+    }
+
+    const STEERED: [Event; 3] = [Event::Begin, Event::Healthy, Event::Turned];
+
+    #[test]
+    fn steered_the_record_goes_over_when_connections_do_and_the_old_one_ends_when_it_has_none() {
+        assert_eq!(after(Way::Steered, &STEERED[..2]).1, [Action::Turn]);
+        let (swap, actions) = after(Way::Steered, &STEERED);
+        assert_eq!(actions[0], Action::Commit);
+        let (swap, actions) = swap.step(Event::SoakOver, 40_000);
+        assert_eq!(actions, [Action::Drain { candidate: false }]);
+        let (swap, actions) = swap.step(Event::Drained { left: 2 }, 41_000);
+        assert_eq!(actions[..2], [Action::Tell(Step::Drained { left: 2 }), Action::Accept]);
+        assert_eq!(actions.last(), Some(&Action::StopOld));
+        let (_, actions) = swap.step(Event::OldDown, 41_000);
+        assert_eq!(actions, [Action::End(Verdict::Swapped { gap_ms: 0 })]);
+    }
+
+    #[test]
+    fn steered_a_failure_in_the_soak_turns_connections_back_before_the_candidate_is_killed() {
+        let mut events = STEERED.to_vec();
+        events.push(Event::Failed(broken()));
+        let (swap, actions) = after(Way::Steered, &events);
+        assert_eq!(actions[..2], [Action::Uncommit, Action::TurnBack]);
+        assert_eq!(actions.last(), Some(&Action::Drain { candidate: true }));
+        assert!(!actions.contains(&Action::ClearCandidate));
+        let (_, actions) = swap.step(Event::Drained { left: 0 }, 9000);
+        assert_eq!(
+            actions,
+            [Action::ClearCandidate, Action::End(Verdict::WentBack { failure: broken(), gap_ms: 0 })]
+        );
+    }
+
+    #[test]
+    fn a_candidate_that_would_take_clients_is_made_again_and_waits_for_the_old_one_to_end() {
+        let events = [Event::Begin, Event::Collides("it listens elsewhere".into())];
+        let (swap, actions) = after(Way::Steered, &events);
+        assert_eq!(actions[0], Action::ClearCandidate);
+        assert_eq!(actions.last(), Some(&Action::MakeCandidate { parked: true }));
+        assert_eq!(swap.way(), Way::StopFirst);
+        let (_, actions) = swap.step(Event::Parked, 5000);
+        assert_eq!(actions.last(), Some(&Action::StopOld));
     }
 
     #[test]
@@ -353,10 +503,13 @@ mod tests {
             Event::OldHealthy,
             Event::OldFailed(broken()),
             Event::SoakOver,
+            Event::Collides("why".into()),
+            Event::Turned,
+            Event::Drained { left: 0 },
             Event::Cancel,
         ];
-        for way in [Way::StopFirst, Way::SideBySide] {
-            let mut paths = vec![(Swap::new(way, 1), 0, 0)];
+        for way in [Way::StopFirst, Way::SideBySide, Way::Steered] {
+            let mut paths = vec![(Swap::new(way, "why".into(), 1), 0, 0)];
             for _ in 0..7 {
                 let mut next = Vec::new();
                 for (swap, commits, ends) in paths {

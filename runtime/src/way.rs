@@ -1,23 +1,60 @@
 //! Which way one generation takes another's place, and why that one: the only place where it is decided.
-//! It touches nothing; both the supervisor, which goes that way, and a command that says what would be done ask here.
+//! It changes nothing; both the supervisor, which goes that way, and a command that says what would be done ask here.
+
+use std::collections::BTreeSet;
+use std::io;
 
 use crate::definition::{Definition, Probe};
+use crate::folders::ServiceFolders;
 use crate::record::Way;
+use crate::steering;
 
-/// The way for these two, and why, as in "…, since …".
+/// The way for these two, and why, as in "…, since …", by what they promise. Steered it goes only when the old one's
+/// listeners turn out to be steerable: [`choose_here`].
 ///
-/// Two generations can run at the same time only where neither a port nor the question which of them a probe has met
-/// stands between them.
+/// Two generations can run at the same time where neither a port nor the question which of them a probe has met stands
+/// between them, and where connections to the port can be steered.
 #[must_use]
 pub fn choose(old: &Definition, new: &Definition) -> (Way, &'static str) {
-    if !old.ports.is_empty() || !new.ports.is_empty() {
-        return (Way::StopFirst, "only one of the two can listen on its port");
-    }
     let asked_inside = |definition: &Definition| {
         matches!(definition.health.probe, Probe::Runs { .. } | Probe::Command { .. })
     };
-    if !asked_inside(old) || !asked_inside(new) {
-        return (Way::StopFirst, "its health check could be answered by either of the two");
+    if old.ports.is_empty() && new.ports.is_empty() {
+        if !asked_inside(old) || !asked_inside(new) {
+            return (Way::StopFirst, "its health check could be answered by either of the two");
+        }
+        return (Way::SideBySide, "it has no port");
     }
-    (Way::SideBySide, "it has no port")
+    let ports = |definition: &Definition| definition.ports.iter().copied().collect::<BTreeSet<u16>>();
+    if ports(old) != ports(new) {
+        return (Way::StopFirst, "the two do not have the same ports");
+    }
+    match &new.health.probe {
+        Probe::Runs { .. } => (Way::StopFirst, "its health check says nothing about its port"),
+        Probe::Command { .. } => {
+            (Way::StopFirst, "its health check is a command, which may reach either of the two")
+        }
+        Probe::Tcp { port, .. } | Probe::Http { port, .. } if !new.ports.contains(port) => {
+            (Way::StopFirst, "its health check asks a port that is not among its own")
+        }
+        _ => (Way::Steered, "connections to its port can be steered"),
+    }
+}
+
+/// The same for a service that runs, looked at from outside: its listeners as they are now.
+///
+/// # Errors
+/// When the kernel cannot be asked for its sockets.
+pub fn choose_here(
+    folders: &ServiceFolders,
+    old: &Definition,
+    new: &Definition,
+) -> io::Result<(Way, String)> {
+    Ok(match choose(old, new) {
+        (Way::Steered, reason) => match steering::owned(&folders.run, &old.ports)? {
+            Ok(()) => (Way::Steered, reason.to_owned()),
+            Err(reason) => (Way::StopFirst, reason),
+        },
+        (way, reason) => (way, reason.to_owned()),
+    })
 }

@@ -52,7 +52,7 @@ pub(super) fn memory(proposal: &Proposal<'_>) -> Finding {
         return Finding::ok("memory", "this host does not say how much is free");
     };
     Memory {
-        overlap: proposal.way().0 == Way::SideBySide,
+        overlap: proposal.way().0 != Way::StopFirst,
         used,
         peak,
         limit: proposal.limits.get("memory.max").and_then(|value| value.parse().ok()),

@@ -16,7 +16,7 @@ use bundles::bundle::Unpacked;
 use bundles::store::Store;
 use runtime::definition::Definition;
 use runtime::history::Cause;
-use runtime::record::Record;
+use runtime::record::{Record, Way};
 use runtime::way;
 use serde::Serialize;
 use serde_json::Value;
@@ -245,12 +245,15 @@ impl<'a> Proposal<'a> {
     }
 
     /// The way it would go, and why.
-    pub(crate) fn way(&self) -> (runtime::record::Way, &'static str) {
-        match &self.old {
-            Some(old) => way::choose(&old.definition, &self.definition),
+    pub(crate) fn way(&self) -> (Way, String) {
+        let Some(old) = &self.old else {
             // Of what runs nothing is known but its ports.
-            None => way::choose(&self.definition, &Definition { ports: vec![1], ..self.definition.clone() }),
-        }
+            return (Way::StopFirst, "of what runs nothing is known but its ports".to_owned());
+        };
+        let folders = self.layout.service(self.service);
+        way::choose_here(&folders, &old.definition, &self.definition).unwrap_or_else(|error| {
+            (Way::StopFirst, format!("the kernel does not tell who listens: {error}"))
+        })
     }
 
     /// The user and group that the old generation runs as.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use runtime::client::Swapped;
+use runtime::record::Way;
 use runtime::swap::Step;
 
 use crate::print::amount::{bytes, span};
@@ -227,7 +228,18 @@ pub(crate) fn nothing_to_swap(service: &str, release: &str, generation: u32) -> 
 /// How far a swap is; `None` for what is over at once.
 pub(crate) fn swap_step(service: &str, wanted: &str, before: &str, step: Step) -> Option<String> {
     Some(match step {
-        Step::Made | Step::Proving => return None,
+        Step::Made | Step::Proving | Step::Drained { left: 0 } => return None,
+        Step::Way { way: Way::StopFirst, reason } => {
+            format!("{before} is stopped before {wanted} starts, since {reason}")
+        }
+        Step::Way { way: Way::SideBySide, reason } => {
+            format!("{before} and {wanted} run side by side for a while, since {reason}")
+        }
+        Step::Way { way: Way::Steered, reason } => {
+            format!("{before} serves until {wanted} is proven beside it, since {reason}")
+        }
+        Step::Drained { left } => format!("{before} still had {left} open connections"),
+        Step::Withdrawing => format!("{wanted} failed; {before} serves again"),
         Step::StoppingOld => format!("{service} {wanted} is ready to start; stopping {before}"),
         Step::Soaking { gap_ms, soak_ms } => {
             let gap = gap(gap_ms);

@@ -21,6 +21,7 @@ impl Supervisor {
             Action::Report(outcome) => self.report(generation, outcome),
             Action::End => self.end_of(generation),
             Action::Signal => {
+                self.release(generation);
                 if let Some(Err(why)) = self.of(generation).map(|running| running.signal()) {
                     self.trouble(&why);
                 }
@@ -35,6 +36,7 @@ impl Supervisor {
                     self.trouble(&Failure::of(&error));
                 }
                 self.forget_container(generation);
+                self.keep_or_forget(generation);
             }
             Action::Probe(after) => {
                 if let Some(running) = self.of(generation) {
@@ -77,6 +79,9 @@ impl Supervisor {
     }
 
     fn report(&mut self, generation: u32, outcome: Outcome) {
+        if let (Outcome::Healthy, Some(running)) = (&outcome, self.of(generation)) {
+            (running.silent_since, running.refusing) = (None, false);
+        }
         if self.is_of_swap(generation, &outcome) {
             return;
         }

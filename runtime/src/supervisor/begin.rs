@@ -194,6 +194,7 @@ impl Supervisor {
             other: None,
             events: VecDeque::new(),
             swap: None,
+            steering: crate::steering::Steering::new(&folders.run),
             written: None,
             before: None,
             began: Instant::now(),

@@ -111,9 +111,9 @@ impl Supervisor {
                 None
             }
             (Command::Stop, None) => Some(Answer::Stopped),
-            (Command::Swap { generation, soak_ms, start_timeout_ms }, _) => {
+            (Command::Swap { generation, soak_ms, start_timeout_ms, stop_first }, _) => {
                 self.await_by(index, Awaited::Swap);
-                let begun = self.begin_swap(*generation, *soak_ms, *start_timeout_ms, by);
+                let begun = self.begin_swap(*generation, *soak_ms, *start_timeout_ms, *stop_first, by);
                 begun.err().map(|error| Answer::Refused(Failure::of(&error)))
             }
             (Command::Update { limits, annotations }, _) => Some(match self.update(limits, annotations) {

@@ -24,6 +24,7 @@ mod corrupt;
 mod freezing;
 mod past;
 mod running;
+mod steered;
 mod swapping;
 mod telling;
 mod update;
@@ -55,6 +56,7 @@ use crate::keep::Kept;
 use crate::lifecycle::{Action, Event};
 use crate::lock::Lock;
 use crate::record::{self, Record};
+use crate::steering::Steering;
 use crate::systemd::{self, Stage, Unit};
 use crate::{crash_point, swap};
 
@@ -71,6 +73,8 @@ struct Supervisor {
     /// What has happened, and to which generation.
     events: VecDeque<(u32, Event)>,
     swap: Option<Swapping>,
+    /// Who gets the connections to the service's ports.
+    steering: Steering,
     /// The record as it is on disk, once it was written.
     written: Option<Record>,
     /// What the record said before: a start in vain changes nothing.
@@ -191,8 +195,9 @@ impl Supervisor {
     }
 
     fn sleeps_at_most(&self) -> Option<Duration> {
-        let soak = self.swap.as_ref().and_then(|swap| swap.soak_until);
-        let deadlines = self.both().filter_map(|running| running.deadline).chain(soak);
+        let swap = self.swap.as_ref().and_then(Swapping::wakes_at);
+        let refusals = self.both().filter_map(Running::refuses_at);
+        let deadlines = self.both().filter_map(|running| running.deadline).chain(swap).chain(refusals);
         let deadlines =
             deadlines.map(|at| Duration::from_millis(at.saturating_sub(self.now()).saturating_add(1)));
         let probes = self.both().filter_map(|running| running.prober.wakes_at());
@@ -210,6 +215,7 @@ impl Supervisor {
             Source::Listener => self.accept(),
             Source::Keeper => self.kept.lost(),
             Source::Client(index) => self.listen_to(index),
+            Source::Of(generation, Part::Bind) => self.answer_bind(generation),
             Source::Of(generation, part) => {
                 let Some(running) = self.of(generation) else { return };
                 let event = match part {
@@ -222,6 +228,7 @@ impl Supervisor {
                         Some(ended)
                     }
                     Part::Memory => running.look_at_memory(),
+                    Part::Bind => None,
                     Part::Probe => running.turn_probe(true),
                     Part::Output(index) => {
                         running.drain(index);
@@ -238,6 +245,7 @@ impl Supervisor {
                     }
                 };
                 self.events.extend(event.map(|event| (generation, event)));
+                self.look_whether_heard(generation);
             }
         }
     }
@@ -248,6 +256,9 @@ impl Supervisor {
             self.trouble(&Failure::new(error.to_string()).within("could not start the keeper"));
         }
         let mut events = Vec::new();
+        if self.swap.is_some() {
+            self.steer_probes();
+        }
         for running in self.both_mut() {
             let generation = running.generation();
             events.extend(running.turn_probe(false).map(|event| (generation, event)));
@@ -257,6 +268,8 @@ impl Supervisor {
             }
         }
         self.events.extend(events);
+        self.look_at_drain();
+        self.look_at_silence();
         if let Some(swap) = self.swap.as_mut().filter(|swap| swap.soak_until.is_some_and(|at| now >= at)) {
             swap.soak_until = None;
             self.swap_happens(swap::Event::SoakOver);
@@ -267,6 +280,7 @@ impl Supervisor {
     fn begin_to_run(&mut self, running: Running, event: Event, by: By) {
         let generation = running.generation();
         self.active = Some(running);
+        self.turn_to(generation);
         self.askers.start = by;
         let process = i32::try_from(std::process::id()).unwrap_or(0);
         self.tell(generation, Kind::Supervised { process, cleared: self.cleared }, Origin::Start);
@@ -277,6 +291,10 @@ impl Supervisor {
     /// nothing runs any more once that is so.
     fn happen(&mut self, generation: u32, event: Event) {
         let now = self.now();
+        let event = match event {
+            Event::Probed(verdict) => Event::Probed(self.listens_too(generation, verdict)),
+            event => event,
+        };
         let Some(running) = self.of(generation) else { return };
         let (life, actions) = running.life.clone().step(event.clone(), now);
         let before = std::mem::replace(&mut running.life, life);

@@ -24,6 +24,7 @@ use crate::log::{Drained, Journal, LogWriter, Staging, Stream};
 use crate::memory::MemoryWatch;
 use crate::os;
 use crate::record::{self, Exit, Process, Record};
+use crate::steering::notified::Notified;
 use crate::systemd;
 
 /// Ended children whose purpose is not known yet.
@@ -41,6 +42,14 @@ pub(super) struct Running {
     pub prober: Prober,
     /// Whether it stands still for somebody.
     pub frozen: bool,
+    /// Where its binds are heard of, while its container runs.
+    pub notified: Option<Notified>,
+    /// Why they are not.
+    pub unheard: Option<Failure>,
+    /// Since when it is not healthy any more, on the supervisor's clock.
+    pub silent_since: Option<u64>,
+    /// Whether those who connect meanwhile are refused.
+    pub refusing: bool,
     pub log: LogWriter,
     pub host_files: Option<HostFiles>,
     pub making: Option<Making>,
@@ -65,6 +74,7 @@ pub(super) enum Part {
     Probe,
     HostFiles,
     Memory,
+    Bind,
     Output(usize),
 }
 
@@ -108,6 +118,10 @@ impl Running {
             frozen: false,
             making: None,
             pid: None,
+            notified: None,
+            unheard: None,
+            silent_since: None,
+            refusing: false,
             memory: None,
             adopted: None,
             output: Vec::new(),
@@ -120,6 +134,12 @@ impl Running {
         self.definition.generation
     }
 
+    /// When those who wait for its restart are to be refused, on the supervisor's clock.
+    pub fn refuses_at(&self) -> Option<u64> {
+        let since = self.silent_since.filter(|_| !self.refusing)?;
+        Some(since.saturating_add(self.definition.health.start_timeout_ms))
+    }
+
     pub fn awaited(&self) -> Vec<(Part, BorrowedFd<'_>, PollFlags)> {
         let mut awaited = Vec::new();
         if let Some(making) = &self.making {
@@ -130,6 +150,9 @@ impl Running {
         }
         if let Some((fd, flags)) = self.prober.waits_for() {
             awaited.push((Part::Probe, fd, flags));
+        }
+        if let Some(notified) = &self.notified {
+            awaited.push((Part::Bind, notified.as_fd(), PollFlags::IN));
         }
         if let Some(memory) = &self.memory {
             awaited.push((Part::Memory, memory.as_fd(), PollFlags::PRI));
@@ -162,6 +185,7 @@ impl Running {
             cgroup: self.cgroup.clone(),
             init: self.definition.init,
             purpose: Purpose::Service,
+            notified: !self.definition.ports.is_empty(),
         };
         self.making = Some(Making::begin(&request, [null.as_fd(), out_far.as_fd(), err_far.as_fd()])?);
         self.log.forget_lines();
@@ -180,6 +204,14 @@ impl Running {
                 self.record.process = Process::of(pid, &self.cgroup, outputs).ok();
                 self.record.started_at_ms = Some(now_unix_ms());
                 Some(Event::Created)
+            }
+            Some(Made::Notified(notified)) => {
+                self.notified = Some(notified);
+                None
+            }
+            Some(Made::NotNotified(why)) => {
+                self.unheard = Some(why);
+                None
             }
             Some(Made::Executed) => {
                 self.making = None;
@@ -230,6 +262,7 @@ impl Running {
             let _ = waitpid(making.helper, None);
         }
         self.memory = None;
+        self.notified = None;
         let cleared = container::clear(&folders.run, &self.cgroup);
         if let Some(pid) = self.pid.take() {
             let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);

@@ -5,6 +5,7 @@ use std::mem;
 
 use super::clients::Awaited;
 use super::running::Running;
+use super::steered::{Draining, PROOFS};
 use super::telling::Askers;
 use super::{Supervisor, now_unix_ms};
 use crate::control::Answer;
@@ -13,14 +14,14 @@ use crate::error::{Error, Failure};
 use crate::events::{By, Kind, causes};
 use crate::history::End;
 use crate::lifecycle::{self, Life, Outcome};
-use crate::record::{self, Other};
+use crate::record::{self, Other, Way};
 use crate::swap::{Action, Event, Swap, Verdict};
 use crate::way;
 
 /// A swap under way, and between whom.
 pub(super) struct Swapping {
     swap: Swap,
-    old: u32,
+    pub old: u32,
     candidate: u32,
     /// Whether the candidate has been the active generation.
     served: bool,
@@ -29,6 +30,27 @@ pub(super) struct Swapping {
     began_at_ms: u64,
     /// When the soak is over, on the supervisor's clock.
     pub soak_until: Option<u64>,
+    /// The generation that is waited for until it has no connections left.
+    pub draining: Option<Draining>,
+    start_timeout_ms: Option<u64>,
+}
+
+impl Swapping {
+    /// How it is done.
+    pub fn way(&self) -> Way {
+        self.swap.way()
+    }
+
+    /// When something is to be looked at, on the supervisor's clock.
+    pub fn wakes_at(&self) -> Option<u64> {
+        let drain = self.draining.as_ref().map(|draining| draining.next);
+        self.soak_until.into_iter().chain(drain).min()
+    }
+
+    /// Whether a generation is the candidate, beside one that serves, and has not taken over.
+    pub fn is_made_steered(&self, generation: u32) -> bool {
+        generation == self.candidate && self.way() == Way::Steered && !self.served
+    }
 }
 
 impl Supervisor {
@@ -41,6 +63,7 @@ impl Supervisor {
         candidate: u32,
         soak_ms: u64,
         start_timeout_ms: Option<u64>,
+        stop_first: bool,
         by: By,
     ) -> Result<(), Error> {
         let service = self.folders.name().to_owned();
@@ -51,25 +74,47 @@ impl Supervisor {
             return Err(Error::NotRunning { service });
         };
         let old = active.generation();
-        let mut running = Running::prepare(&self.folders, candidate)?;
-        running.life = Life::on_trial(running.definition.clone(), start_timeout_ms);
-        let (way, _) = way::choose(&active.definition, &running.definition);
+        let running = Running::prepare(&self.folders, candidate)?;
+        let (mut way, reason) = way::choose(&active.definition, &running.definition);
+        let mut reason = reason.to_owned();
+        if stop_first && way != Way::StopFirst {
+            (way, reason) = (Way::StopFirst, "it was asked for".to_owned());
+        }
+        if way == Way::Steered
+            && let Err(obstacle) = self.steerable()
+        {
+            (way, reason) = (Way::StopFirst, obstacle);
+        }
         self.other = Some(running);
         self.swap = Some(Swapping {
-            swap: Swap::new(way, soak_ms),
+            swap: Swap::new(way, reason, soak_ms),
             old,
             candidate,
             served: false,
             output: Vec::new(),
             began_at_ms: now_unix_ms(),
             soak_until: None,
+            draining: None,
+            start_timeout_ms,
         });
+        self.put_on_trial(candidate);
         self.askers = Askers { start: by.clone(), stop: by.clone() };
         self.tell_of(candidate, Kind::SwapBegan { from: old, way }, by);
         // The intent is on disk before anything is done.
         self.write_record();
         self.swap_happens(Event::Begin);
         Ok(())
+    }
+
+    /// Readies the life of a candidate that is about to be made.
+    fn put_on_trial(&mut self, candidate: u32) {
+        let Some(swap) = &self.swap else { return };
+        let (timeout, steered) = (swap.start_timeout_ms, swap.way() == Way::Steered);
+        if let Some(running) = self.of(candidate) {
+            let proofs = if steered { PROOFS } else { 1 };
+            running.life = Life::on_trial(running.definition.clone(), timeout, proofs);
+        }
+        self.steer_probes();
     }
 
     pub(super) fn already_swapping(&self) -> Error {
@@ -119,9 +164,22 @@ impl Supervisor {
                 true => self.swap_happens(Event::OldDown),
                 false => self.events.push_back((old, lifecycle::Event::GiveWay)),
             },
+            Action::PrepareCandidate => match Running::prepare(&self.folders, candidate) {
+                Ok(running) => {
+                    self.other = Some(running);
+                    self.put_on_trial(candidate);
+                }
+                Err(error) => self.swap_happens(Event::Failed(Failure::of(&error))),
+            },
+            Action::Turn => self.turn_over(candidate),
+            Action::TurnBack => self.turn_to(old),
+            Action::Drain { candidate: of_candidate } => {
+                self.drain_of(if of_candidate { candidate } else { old });
+            }
             Action::Commit => {
                 mem::swap(&mut self.active, &mut self.other);
                 self.write_record();
+                self.turn_to(candidate);
                 if let Some(swap) = &mut self.swap {
                     swap.served = true;
                 }
@@ -131,6 +189,7 @@ impl Supervisor {
             Action::Uncommit => {
                 mem::swap(&mut self.active, &mut self.other);
                 self.write_record();
+                self.turn_to(old);
             }
             Action::Soak(until) => {
                 if let Some(swap) = &mut self.swap {
@@ -155,8 +214,10 @@ impl Supervisor {
         let Some(mut running) = self.other.take_if(|other| other.generation() == candidate) else { return };
         let cleared = running.clear(&folders);
         self.kept.forget_generation(candidate);
+        self.steering.forget(candidate);
         if let Some(swap) = &mut self.swap {
             swap.soak_until = None;
+            swap.draining = None;
             swap.output = running.log.last_lines();
         }
         if let Err(error) = cleared {
@@ -183,7 +244,9 @@ impl Supervisor {
         self.tell_verdict(old, candidate, served, &verdict);
         if let Some(other) = self.other.take_if(|other| other.life.is_over()) {
             self.kept.forget_generation(other.generation());
+            self.steering.forget(other.generation());
         }
+        self.steer_probes();
         let pid = self.active.as_ref().and_then(|active| active.pid).map_or(0, nix::unistd::Pid::as_raw);
         let cancelled = verdict == Verdict::Cancelled;
         let answer = match verdict {

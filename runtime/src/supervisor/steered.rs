@@ -1,0 +1,204 @@
+//! What a supervisor does about the ports of its service: answers binds, turns connections over, waits until a generation
+//! has done with those it had. It decides nothing; how it is done is in `steering/`.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use super::Supervisor;
+use super::running::Running;
+use crate::definition::Probe;
+use crate::error::Failure;
+use crate::health::To;
+use crate::record::{State, Way};
+use crate::steering::notified::Heard;
+use crate::steering::{Binder, Bound};
+use crate::swap::Event;
+
+/// How long a generation may take with the connections that it has when new ones go elsewhere, milliseconds.
+const DRAIN_MS: u64 = 10_000;
+/// How often it is looked whether it has any left.
+const DRAIN_INTERVAL_MS: u64 = 20;
+/// A connection is nowhere for a moment between the queue and the process that accepts it: so many looks must agree.
+const DRAIN_LOOKS: u32 = 3;
+/// So many probes in a row, each on a connection of its own, must be answered by the candidate.
+pub(super) const PROOFS: u32 = 3;
+
+/// A generation that gets no new connections, and what it has left.
+#[derive(Debug)]
+pub(super) struct Draining {
+    generation: u32,
+    half_open: HashSet<SocketAddr>,
+    /// Looks in a row that have found nothing.
+    empty: u32,
+    until: u64,
+    pub next: u64,
+}
+
+impl Supervisor {
+    /// Answers the bind that a generation's program waits for, if it does.
+    pub(super) fn answer_bind(&mut self, generation: u32) {
+        let both = [&mut self.active, &mut self.other].into_iter().flatten();
+        let Some(running) = both.into_iter().find(|it| it.generation() == generation) else { return };
+        let Some(notified) = &running.notified else { return };
+        let bind = match notified.hear() {
+            Ok(Heard::Bind(bind)) => bind,
+            Ok(Heard::Nothing) => return,
+            // No process is left, or nothing can be heard any more. Waited for, it would be ready for ever.
+            Ok(Heard::End) | Err(_) => {
+                running.notified = None;
+                return;
+            }
+        };
+        let by = Binder { generation, ports: &running.definition.ports, cgroup: &running.cgroup };
+        let Bound::Collides(reason) = self.steering.answer(notified, &bind, by) else { return };
+        let candidate = self.swap.as_ref().is_some_and(|swap| swap.is_made_steered(generation));
+        if candidate {
+            // Its call waits until it is killed: whatever it were told, it might go on.
+            self.swap_happens(Event::Collides(reason));
+        } else {
+            notified.answer(&bind, Err(rustix::io::Errno::ADDRINUSE));
+        }
+    }
+
+    /// A candidate that is to be steered and whose binds cannot be heard of.
+    pub(super) fn look_whether_heard(&mut self, generation: u32) {
+        let Some(why) = self.of(generation).and_then(|running| running.unheard.take()) else { return };
+        if self.swap.as_ref().is_some_and(|swap| swap.is_made_steered(generation)) {
+            self.swap_happens(Event::Collides(format!("its binds cannot be notified here: {why}")));
+        }
+    }
+
+    /// A candidate that answers on one port counts as well only when it listens wherever the old one does.
+    pub(super) fn listens_too(&mut self, generation: u32, verdict: Result<(), String>) -> Result<(), String> {
+        let made_steered = self.swap.as_ref().is_some_and(|swap| swap.is_made_steered(generation));
+        let Some(old) = self.swap.as_ref().filter(|_| made_steered).map(|swap| swap.old) else {
+            return verdict;
+        };
+        verdict.and_then(|()| match self.steering.missing(generation, old) {
+            Some(key) => Err(format!("it does not listen on {key}, where the one that serves does")),
+            None => Ok(()),
+        })
+    }
+
+    /// Whether the active generation's listeners can be steered.
+    pub(super) fn steerable(&mut self) -> Result<(), String> {
+        let Some(active) = &self.active else { return Err("nothing runs".to_owned()) };
+        match self.steering.owns(active.generation(), &active.definition.ports) {
+            Ok(owns) => owns,
+            Err(error) => Err(format!("the kernel does not tell who listens: {error}")),
+        }
+    }
+
+    /// Sends new connections to the candidate; probes of the old one are steered from here on.
+    pub(super) fn turn_over(&mut self, candidate: u32) {
+        let turned = self.steering.widen(candidate).and_then(|()| self.steering.turn_to(candidate));
+        self.steer_probes();
+        self.swap_happens(match turned {
+            Ok(()) => Event::Turned,
+            Err(error) => {
+                let failure = Failure::new(error.to_string());
+                Event::Failed(failure.within("connections could not be sent to it"))
+            }
+        });
+    }
+
+    /// Sends new connections to the generation that serves.
+    pub(super) fn turn_to(&mut self, generation: u32) {
+        if let Err(error) = self.steering.turn_to(generation) {
+            let failure = Failure::new(error.to_string());
+            self.trouble(&failure.within("connections could not be sent to the generation that serves"));
+        }
+        self.steer_probes();
+    }
+
+    /// Of two that listen the one that clients do not reach is probed past the other.
+    pub(super) fn steer_probes(&mut self) {
+        let clients = self.steering.active();
+        let steered = self.swap.as_ref().is_some_and(|swap| swap.way() == Way::Steered);
+        let Self { steering, active, other, .. } = self;
+        for running in [active, other].into_iter().flatten() {
+            let generation = running.generation();
+            running.prober.steer(match &running.definition.health.probe {
+                Probe::Tcp { port, .. } | Probe::Http { port, .. } if steered && generation != clients => {
+                    if steering.listens(generation, *port) {
+                        To::Itself
+                    } else {
+                        To::Nobody
+                    }
+                }
+                _ => To::Whoever,
+            });
+        }
+    }
+
+    /// Begins to wait until a generation has no connections left.
+    pub(super) fn drain_of(&mut self, generation: u32) {
+        let now = self.now();
+        let half_open = self.steering.half_open(generation).unwrap_or_default();
+        let until = now.saturating_add(DRAIN_MS);
+        if let Some(swap) = &mut self.swap {
+            swap.draining = Some(Draining { generation, half_open, empty: 0, until, next: now });
+        }
+    }
+
+    pub(super) fn look_at_drain(&mut self) {
+        let now = self.now();
+        let Some(mut draining) =
+            self.swap.as_mut().and_then(|swap| swap.draining.take_if(|draining| now >= draining.next))
+        else {
+            return;
+        };
+        let cgroup = self.get(draining.generation).map(|running| running.cgroup.clone());
+        let left = match cgroup {
+            Some(cgroup) => {
+                self.steering.remaining(draining.generation, &cgroup, &draining.half_open).unwrap_or(0)
+            }
+            None => 0,
+        };
+        draining.empty = if left == 0 { draining.empty + 1 } else { 0 };
+        if draining.empty >= DRAIN_LOOKS || now >= draining.until {
+            self.swap_happens(Event::Drained { left });
+            return;
+        }
+        draining.next = now + DRAIN_INTERVAL_MS;
+        if let Some(swap) = &mut self.swap {
+            swap.draining = Some(draining);
+        }
+    }
+
+    /// A generation that is to end while it is the only one: who connects is refused as soon as it has closed its port.
+    pub(super) fn release(&mut self, generation: u32) {
+        if !self.steering.is_shared(generation) {
+            self.steering.release(generation);
+        }
+    }
+
+    /// What the port keeps when a container is gone: those who connect wait for the one that is started in its place, for as
+    /// long as a start may take. A service that is not coming back refuses them.
+    pub(super) fn keep_or_forget(&mut self, generation: u32) {
+        let now = self.now();
+        let Some(running) = self.of(generation) else { return };
+        let comes_back = running.life.state() == State::BackingOff;
+        let budget = running.definition.health.start_timeout_ms;
+        let since = *running.silent_since.get_or_insert(now);
+        if !comes_back || now.saturating_sub(since) >= budget {
+            self.steering.forget(generation);
+        }
+    }
+
+    /// Refuses those who have waited for as long as a start may take.
+    pub(super) fn look_at_silence(&mut self) {
+        let now = self.now();
+        let late: Vec<u32> = self
+            .both()
+            .filter(|running| running.refuses_at().is_some_and(|at| now >= at))
+            .map(Running::generation)
+            .collect();
+        for generation in late {
+            self.steering.forget(generation);
+            if let Some(running) = self.of(generation) {
+                running.refusing = true;
+            }
+        }
+    }
+}

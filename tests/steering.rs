@@ -1,0 +1,260 @@
+//! Swapping under load: clients that open a connection for each request notice nothing, whatever the new release is like.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use support::{Host, get, until};
+
+/// A request that takes longer has failed.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A service that answers with its release's word, and as badly as its configuration says.
+struct Steered {
+    host: Host,
+    port: u16,
+}
+
+impl Steered {
+    /// Release 1 runs and answers "one".
+    fn begin() -> Self {
+        let (host, port) = Host::with_busybox();
+        let archive = support::image("busybox-1.tar");
+        host.opsrun(["load", "--tag", "busybox:2", &archive.display().to_string()]).succeeds();
+        let it = Self { host, port };
+        it.next_does("echo one > /www/index.html");
+        it.host.opsrun(["start", "busybox:1"]).succeeds();
+        it
+    }
+
+    /// What the next generation does before it serves; the old one has a copy of its own.
+    fn next_does(&self, shell: &str) {
+        let configuration = format!("listen=127.0.0.1:{}\n{shell}\n", self.port);
+        self.host.write("opt/busybox/conf/busybox.conf", &configuration);
+    }
+
+    fn swap(&self, release: &str, more: &[&str]) -> support::Done {
+        let mut arguments = vec!["swap", "busybox", release];
+        arguments.extend_from_slice(more);
+        self.host.opsrun(arguments)
+    }
+
+    fn serves(&self, word: &str) {
+        assert_eq!(get(self.port, "/").as_deref(), Some(format!("{word}\n").as_str()));
+        assert_eq!(self.host.service("busybox")["state"], "running");
+        assert_eq!(self.host.cgroups().len(), 1, "a container beside the one that serves");
+    }
+}
+
+impl Drop for Steered {
+    fn drop(&mut self) {
+        let _ = self.host.opsrun(["stop", "busybox"]);
+        if !std::thread::panicking() {
+            until("nothing is left", || self.host.left_over().is_empty());
+        }
+    }
+}
+
+/// Clients that ask all the time, each request on a connection of its own and tried once.
+struct Load {
+    stop: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<Seen>>,
+}
+
+/// What clients have seen.
+#[derive(Debug, Default)]
+struct Seen {
+    requests: usize,
+    failed: Vec<String>,
+    /// Each answer, with when it was first and last seen.
+    answers: BTreeMap<String, (Instant, Instant)>,
+    slowest: Duration,
+}
+
+impl Load {
+    fn begin(port: u16, clients: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let client = |_| {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                let mut seen = Seen::default();
+                while !stop.load(Ordering::Relaxed) {
+                    seen.ask(port);
+                    // As many connections as a busy controller gets, and not as many as the machine can make.
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                seen
+            })
+        };
+        let clients = (0..clients).map(client).collect();
+        Self { stop, clients }
+    }
+
+    fn end(self) -> Seen {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Seen::default();
+        for client in self.clients {
+            let seen = client.join().expect("a client");
+            all.requests += seen.requests;
+            all.failed.extend(seen.failed);
+            all.slowest = all.slowest.max(seen.slowest);
+            for (answer, (first, last)) in seen.answers {
+                let of_all = all.answers.entry(answer).or_insert((first, last));
+                *of_all = (of_all.0.min(first), of_all.1.max(last));
+            }
+        }
+        println!(
+            "{} requests, {} failed, slowest {} ms, answers {:?}",
+            all.requests,
+            all.failed.len(),
+            all.slowest.as_millis(),
+            all.answers.keys().collect::<Vec<_>>()
+        );
+        all
+    }
+}
+
+impl Seen {
+    fn ask(&mut self, port: u16) {
+        let began = Instant::now();
+        self.requests += 1;
+        match request(port) {
+            Ok(answer) => {
+                let now = Instant::now();
+                self.answers.entry(answer).or_insert((now, now)).1 = now;
+            }
+            Err(error) => self.failed.push(format!("{error} after {} ms", began.elapsed().as_millis())),
+        }
+        self.slowest = self.slowest.max(began.elapsed());
+    }
+
+    #[track_caller]
+    fn lost_nothing(&self) -> &Self {
+        assert!(self.requests > 100, "{} requests are no load", self.requests);
+        assert_eq!(self.failed, Vec::<String>::new(), "of {} requests", self.requests);
+        self
+    }
+
+    #[track_caller]
+    fn saw_only(&self, words: &[&str]) {
+        assert_eq!(self.answers.keys().map(String::as_str).collect::<Vec<_>>(), words);
+    }
+}
+
+fn request(port: u16) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(CLIENT_PATIENCE))?;
+    stream.write_all(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    match head.lines().next() {
+        Some(status) if status.contains(" 200 ") => Ok(body.trim_end().to_owned()),
+        status => Err(std::io::Error::other(format!("{status:?}"))),
+    }
+}
+
+#[test]
+fn swaps_under_load_lose_no_request_and_the_new_release_is_seen_by_nobody_before_it_is_proven() {
+    let it = Steered::begin();
+    let load = Load::begin(it.port, 32);
+    for number in 0..5 {
+        let release = if number % 2 == 0 { "2" } else { "1" };
+        it.next_does(&format!("echo word-{number} > /www/index.html"));
+        let done = it.swap(release, &["--soak", "300ms"]);
+        assert!(done.succeeds().stderr.contains("is proven beside it"), "{done}");
+        assert!(!done.stderr.contains("nothing served"), "{done}");
+        it.serves(&format!("word-{number}"));
+    }
+    let seen = load.end();
+    let words: Vec<_> = (0..5).map(|number| format!("word-{number}")).collect();
+    let mut expected = vec!["one"];
+    expected.extend(words.iter().map(String::as_str));
+    seen.lost_nothing().saw_only(&expected);
+    // One after the other: nobody was sent back and forth.
+    for pair in words.windows(2) {
+        let (before, after) = (seen.answers[&pair[0]], seen.answers[&pair[1]]);
+        assert!(before.1 < after.0 + Duration::from_millis(500), "{pair:?} overlap");
+    }
+}
+
+#[test]
+fn a_bad_release_costs_no_request_and_is_never_seen() {
+    let it = Steered::begin();
+    let load = Load::begin(it.port, 16);
+    let other = support::free_port();
+    for (shell, reason) in [
+        ("echo two > /www/index.html; exit 7", "it exited with status 7 before it was healthy"),
+        ("exec sleep 1000", "it was not healthy after 1.5 s"),
+        (&format!("echo two > /www/index.html; listen=127.0.0.1:{other}"), "it was not healthy after 1.5 s"),
+        ("rm /www/index.html", "answered 404"),
+        ("sleep 3", "it was not healthy after 1.5 s"),
+    ] {
+        it.next_does(shell);
+        let done = it.swap("2", &["--timeout", "1500ms", "--soak", "2s"]);
+        done.fails(3, &["busybox 2 could not be started; generation 1 (1) serves", reason]);
+        it.serves("one");
+    }
+    load.end().lost_nothing().saw_only(&["one"]);
+}
+
+#[test]
+fn a_release_that_falls_ill_in_the_soak_is_left_without_a_lost_request() {
+    let it = Steered::begin();
+    // Clients ask for a page that stays, and probes for one that does not.
+    it.host.write(
+        "etc/opsrun/busybox.toml",
+        &format!(
+            "ports = [{}]\nhealth = {{ check = \"http\", path = \"/health\", interval = \"100ms\" }}\n",
+            it.port
+        ),
+    );
+    it.next_does("echo one > /www/index.html; echo well > /www/health");
+    it.swap("1", &["--soak", "0s"]).succeeds();
+    let load = Load::begin(it.port, 16);
+    it.next_does("echo two > /www/index.html; echo well > /www/health");
+    let mut swap = it.host.command();
+    swap.args(["swap", "busybox", "2", "--soak", "30s"]);
+    let swap = std::thread::spawn(|| support::done(swap));
+    it.host.service_until("busybox", "it serves", |service| service["release"] == "2");
+    it.host.opsrun(["exec", "busybox", "rm", "/www/health"]).succeeds();
+    let done = swap.join().expect("the swap");
+    done.fails(3, &["its health check failed 3 times in a row", "serves again"]);
+    it.serves("one");
+    let seen = load.end();
+    seen.lost_nothing().saw_only(&["one", "two"]);
+}
+
+#[test]
+fn where_the_new_release_would_take_clients_unproven_the_old_one_is_stopped_first() {
+    let it = Steered::begin();
+    let configuration = format!("listen=0.0.0.0:{}\necho two > /www/index.html\n", it.port);
+    it.host.write("opt/busybox/conf/busybox.conf", &configuration);
+    let done = it.swap("2", &["--soak", "100ms"]);
+    let listens = format!("it listens on 0.0.0.0:{0}, and the one that serves on 127.0.0.1:{0}", it.port);
+    for text in ["is proven beside it", "1 is stopped before 2 starts, since", &listens, "nothing served for"]
+    {
+        assert!(done.succeeds().stderr.contains(text), "«{text}» is missing: {done}");
+    }
+    it.serves("two");
+}
+
+#[test]
+fn who_connects_while_a_crashed_service_is_started_again_waits_for_it() {
+    let it = Steered::begin();
+    let process = it.host.service("busybox")["process"].as_i64().expect("a process");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(process).expect("pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill");
+    // Its restart is a second away.
+    it.host.service_until("busybox", "it is down", |service| service["state"] == "backing-off");
+    assert_eq!(get(it.port, "/").as_deref(), Some("one\n"));
+    it.host.service_until("busybox", "it runs again", |service| service["restarts"] == 1);
+    it.host.opsrun(["stop", "busybox"]).succeeds();
+    assert!(TcpStream::connect(("127.0.0.1", it.port)).is_err(), "somebody still listens");
+}
