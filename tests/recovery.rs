@@ -150,6 +150,12 @@ const COUNTS: &str = "(i=0; while :; do i=$((i+1)); echo \"o $i\"; echo \"e $i\"
 fn no_line_is_lost_doubled_or_torn_while_supervisors_are_killed() {
     let (host, port) = Host::with_busybox();
     host.configure_busybox(port, COUNTS);
+    // All that is ever written is kept, so that it can be looked at from the first line on.
+    let settings = std::fs::read_to_string(host.path("etc/opsrun/busybox.toml")).expect("settings");
+    host.write(
+        "etc/opsrun/busybox.toml",
+        &format!("log = {{ max_size = \"1m\", max_files = 1000 }}\n{settings}"),
+    );
     host.opsrun(["start", "busybox:1"]).succeeds();
     let container = number(&host.service("busybox"), "process");
     let it = Living { host, port, container };
@@ -163,6 +169,7 @@ fn no_line_is_lost_doubled_or_torn_while_supervisors_are_killed() {
     println!("{times} kills, {last:?} lines of each stream, {files} files");
     assert!(files > 3, "never rotated");
     assert!(last.values().all(|last| *last > 10_000), "{last:?}");
+    assert!(files < 1000 && lines.iter().any(|line| line.ends_with(" F o 1")), "the first ones are gone");
 }
 
 /// All lines of generation 1, as they are on disk.
@@ -332,4 +339,27 @@ fn a_supervisor_that_dies_in_the_soak_leaves_the_new_release_running() {
     assert_eq!((&after["process"], &after["release"]), (&soaking["process"], &"2".into()));
     assert_eq!(get(it.port, "/").as_deref(), Some("up\n"));
     assert_eq!(it.host.cgroups().len(), 1);
+}
+
+#[test]
+fn a_supervisor_becomes_another_version_and_nothing_of_the_service_changes() {
+    let it = Living::begin("");
+    let supervisor = it.supervisor();
+    let program = |pid: i32| std::fs::read_link(format!("/proc/{pid}/exe")).expect("its program");
+    let next = it.host.path("opsrun-next");
+    std::fs::copy(support::program(), &next).expect("another version");
+    let reexec = |program: &std::path::Path, arguments: &[&str]| {
+        let mut command = std::process::Command::new(program);
+        command.env("OPSRUN_ROOT", it.host.root.path()).arg("reexec").args(arguments);
+        support::done(command)
+    };
+    for arguments in [&["busybox"][..], &["--all"]] {
+        let done = reexec(&next, arguments);
+        assert!(done.succeeds().stderr.contains(&format!("process {supervisor}")), "{done}");
+        assert_eq!((it.supervisor(), program(supervisor)), (supervisor, next.clone()));
+        it.never_noticed();
+    }
+    // It is its child still: how it ends is seen, whatever the kernel.
+    assert_eq!(it.keepers().len(), 1);
+    it.is_like_any_other();
 }

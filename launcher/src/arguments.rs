@@ -244,6 +244,13 @@ pub(crate) enum Command {
         after_help = "Example, in /etc/rc.local:\n  /usr/local/bin/opsrun boot"
     )]
     Boot,
+    /// Have supervisors go on as the opsrun that is installed now, without a restart of any service
+    #[command(
+        long_about = "Have the supervisor of a service, or of each, go on as this very program: after another version of \
+            opsrun was installed. The services do not notice.",
+        after_help = "Example:\n  opsrun reexec --all"
+    )]
+    Reexec(Reexec),
 
     /// Hold one service: its supervisor
     #[command(hide = true)]
@@ -505,6 +512,17 @@ pub(crate) struct More {
 pub(crate) struct ServiceOnly {
     /// The service
     pub service: ServiceName,
+}
+
+/// `reexec`
+#[derive(Debug, Args)]
+pub(crate) struct Reexec {
+    /// The service
+    #[arg(required_unless_present = "all")]
+    pub service: Option<ServiceName>,
+    /// Every service that has a supervisor
+    #[arg(long, conflicts_with = "service")]
+    pub all: bool,
 }
 
 /// `stats`

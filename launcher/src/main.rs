@@ -123,6 +123,7 @@ fn perform(command: Command) -> Result<Exit, Error> {
         Command::Enable(arguments) => commands::enable::enable(&layout, arguments),
         Command::Disable(arguments) => commands::enable::disable(&layout, arguments),
         Command::Boot => commands::boot::boot(&layout),
+        Command::Reexec(arguments) => commands::reexec::reexec(&layout, &arguments),
         Command::Supervise { unit, clear, again, service } => {
             let role = commands::supervise::Role::of(unit, clear, again);
             commands::supervise::supervise(&layout.service(&service), role)

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command as Program, Stdio};
 use std::time::{Duration, Instant};
 
@@ -274,6 +276,35 @@ pub fn stop(folders: &ServiceFolders) -> Result<Stopped, Error> {
         let _ = systemd::systemctl("reset-failed", folders.name());
     }
     Ok(stopped)
+}
+
+/// Has the supervisor of a service go on as another program, without a restart of the service: its process.
+///
+/// # Errors
+/// [`Error::NotRunning`] when it has no supervisor; [`Error::Supervisor`] when that cannot now, or has ended over it.
+pub fn reexec(folders: &ServiceFolders, program: &Path) -> Result<i32, Error> {
+    let service = || folders.name().to_owned();
+    let mut supervisor = supervisor_of(folders)?.ok_or_else(|| Error::NotRunning { service: service() })?;
+    match ask(&mut supervisor, &Command::Reexec { program: program.to_owned() }, folders) {
+        // As it executed the program.
+        Err(Error::SupervisorGone { .. }) => {}
+        answer => return Err(refusal(answer?, folders)),
+    }
+    // It goes on when it can be talked to again.
+    match ask_who_comes(folders, &Command::Resume)? {
+        Some(Answer::AlreadyRunning { .. } | Answer::Healthy { .. }) => {}
+        _ => return Err(Error::SupervisorGone { service: service() }),
+    }
+    let holder = Lock::holder(&folders.lock());
+    let holder = holder.map_err(|error| Error::Io { doing: "look at the service's lock", source: error })?;
+    let same = |pid: &i32| {
+        let of = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+        of(Path::new(&format!("/proc/{pid}/exe"))) == of(program)
+    };
+    holder.filter(same).ok_or_else(|| Error::Supervisor {
+        service: service(),
+        source: Failure::new(format!("{} could not go on; the program before does", program.display())),
+    })
 }
 
 /// Removes what is left of a service that has no supervisor.

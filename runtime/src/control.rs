@@ -61,6 +61,11 @@ pub(crate) enum Command {
     },
     /// Let it go on.
     Thaw,
+    /// Go on as this program; the service does not notice. There is no answer but the end of the connection.
+    Reexec {
+        /// Its file.
+        program: PathBuf,
+    },
 }
 
 /// What the supervisor says.

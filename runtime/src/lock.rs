@@ -16,7 +16,7 @@ use nix::libc;
 /// A held lock; given back when dropped, or when the process ends in whatever way.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
 }
 
 /// What came of trying.
@@ -35,16 +35,26 @@ impl Lock {
             fs_err::create_dir_all(folder)?;
         }
         let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
-        match fcntl(file.as_raw_fd(), FcntlArg::F_OFD_SETLK(&whole_file())) {
+        match fcntl(file.as_raw_fd(), FcntlArg::F_OFD_SETLK(&wholefile())) {
             Ok(_) => {
                 file.set_len(0)?;
                 file.rewind()?;
                 write!(file, "{}", std::process::id())?;
-                Ok(Tried::Held(Self { _file: file }))
+                Ok(Tried::Held(Self { file }))
             }
             Err(Errno::EAGAIN | Errno::EACCES) => Ok(Tried::By(written_holder(&mut file)?)),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The held file: whoever inherits it holds the lock.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// A lock that was inherited.
+    pub(crate) fn inherited(file: File) -> Self {
+        Self { file }
     }
 
     /// Who holds it; `None` when nobody does.
@@ -54,7 +64,7 @@ impl Lock {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut question = whole_file();
+        let mut question = wholefile();
         fcntl(file.as_raw_fd(), FcntlArg::F_OFD_GETLK(&mut question))?;
         if i32::from(question.l_type) == libc::F_UNLCK {
             return Ok(None);
@@ -70,7 +80,7 @@ fn written_holder(file: &mut File) -> io::Result<i32> {
     Ok(text.trim().parse().unwrap_or(0))
 }
 
-fn whole_file() -> libc::flock {
+fn wholefile() -> libc::flock {
     libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,

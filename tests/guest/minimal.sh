@@ -30,15 +30,25 @@ session() { awk '{ print $6 }' "/proc/$1/stat"; }
 check "the supervisor leads its own session" is "$(session "$(supervisor web)")" "$(supervisor web)"
 
 before=$(process web)
-kill -9 "$(supervisor web)"
+first=$(supervisor web)
+kill -9 "$first"
+another() { second=$(supervisor web) && [ -n "$second" ] && [ "$second" != "$first" ]; }
+check "its keeper has another supervisor come" until_true 10 another
+check "which goes on with the container" until_true 10 event web adopted "process $before goes on"
+check "as if nothing had been" is "$(process web) $(state web)" "$before running"
+check "it answers on" answers 8080 /
+keepers() { busybox pgrep -f '^opsrun.keep.web'; }
+kill -STOP "$second"
+# shellcheck disable=SC2046
+kill -9 $(keepers) "$second"
 lost() { [ -z "$(supervisor web)" ]; }
-check "the supervisor is lost" until_true 5 lost
+check "the supervisor and the keeper are lost" until_true 5 lost
 check "which ps shows" is "$(state web)" unsupervised
 check "its container answers on" answers 8080 /
 check "boot takes it up" opsrun boot
-check "in one container" is "$(state web) $(busybox find /sys/fs/cgroup -type d -name 'web-g*' | wc -l)" "running 1"
-check "as events tell" event web supervised "a supervisor that died had left a container"
-check "not the old one" fails is "$(process web)" "$before"
+check "the same container" is "$(process web) $(state web)" "$before running"
+check "which is the only one" is "$(busybox find /sys/fs/cgroup -type d -name 'web-g*' | wc -l)" 1
+check "with one keeper" is "$(keepers | wc -l)" 1
 check "with the limits as they were updated" is "$(value web memory.max)" 73400320
 check "it answers again" answers 8080 /
 

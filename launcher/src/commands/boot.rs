@@ -43,6 +43,8 @@ pub(crate) fn boot(layout: &Layout) -> Result<Exit, Error> {
     for service in &order {
         match client::resume(&layout.service(service)) {
             Ok(started) => print::note(&healthy(service, &started)),
+            // Its keeper was faster.
+            Err(runtime::Error::AlreadyRunning { .. }) => {}
             Err(error) => {
                 failed += 1;
                 print::failure(&error.into());

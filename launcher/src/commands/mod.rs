@@ -18,6 +18,7 @@ pub(crate) mod logs;
 pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod pull;
+pub(crate) mod reexec;
 pub(crate) mod restart;
 pub(crate) mod rm;
 pub(crate) mod rmi;

@@ -16,6 +16,11 @@ pub(crate) fn healthy(service: &str, release: &str, generation: u32, process: i3
     format!("{service} {release} is healthy (generation {generation}, process {process}, {took})")
 }
 
+/// `reexec`.
+pub(crate) fn reexecuted(service: &str, process: i32) -> String {
+    format!("the supervisor of {service} (process {process}) goes on as opsrun {}", env!("CARGO_PKG_VERSION"))
+}
+
 /// `stop`.
 pub(crate) fn stopped(service: &str, release: &str, took_ms: u64) -> String {
     format!("{service} {release} is stopped ({})", seconds(took_ms))

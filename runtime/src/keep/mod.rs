@@ -126,6 +126,11 @@ impl Kept {
         }
     }
 
+    /// All there is, by name.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
+        self.held.iter().map(|(name, descriptor)| (name.as_str(), descriptor.as_fd()))
+    }
+
     /// The generations that something is kept of.
     pub(crate) fn generations(&self) -> Vec<u32> {
         let mut generations: Vec<u32> =

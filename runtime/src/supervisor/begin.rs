@@ -10,6 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::clients::Client;
+use super::reexec::HandedOver;
 use super::telling::{self, Askers};
 use super::{Supervisor, adopt, entry};
 use crate::control::{self, Answer, Conversation};
@@ -32,7 +33,7 @@ pub fn run(folders: &ServiceFolders) -> i32 {
         return 1;
     }
     let mut first = Conversation::new(stream);
-    match Supervisor::begin(folders, None, None) {
+    match Supervisor::begin(folders, None, HandedOver::default()) {
         Ok(Begun::Supervisor(mut supervisor)) => {
             supervisor.clients.push(Client::new(first));
             supervisor.supervise()
@@ -54,8 +55,11 @@ pub fn run(folders: &ServiceFolders) -> i32 {
 /// Returns the exit status, as [`run`].
 #[must_use]
 pub fn run_again(folders: &ServiceFolders) -> i32 {
-    let Ok(link) = take_stdin() else { return 1 };
-    let begun = Supervisor::begin(folders, None, Some(link)).and_then(|begun| match begun {
+    // Before anything is opened.
+    let handed = HandedOver::to_this_process();
+    let Ok(stdin) = take_stdin() else { return 1 };
+    let handed = handed.unwrap_or_else(|| HandedOver { link: Some(stdin), ..HandedOver::default() });
+    let begun = Supervisor::begin(folders, None, handed).and_then(|begun| match begun {
         Begun::Supervisor(mut supervisor) => supervisor.go_on().map(|()| supervisor.supervise()),
         Begun::Busy(_) => Ok(1),
     });
@@ -75,9 +79,10 @@ pub fn run_again(folders: &ServiceFolders) -> i32 {
 /// [`Error::Busy`], [`Error::NotRunning`] when the service was never started, [`Error::Io`].
 pub fn run_unit(folders: &ServiceFolders) -> Result<i32, Error> {
     let failed = |error| Error::Io { doing: "begin to supervise", source: error };
+    let handed = HandedOver::to_this_process();
     let unit = Unit::of_this_process();
     settle().map_err(failed)?;
-    let mut supervisor = match Supervisor::begin(folders, Some(unit), None)? {
+    let mut supervisor = match Supervisor::begin(folders, Some(unit), handed.unwrap_or_default())? {
         Begun::Supervisor(supervisor) => supervisor,
         Begun::Busy(holder) => return Err(Error::Busy { service: folders.name().to_owned(), holder }),
     };
@@ -156,20 +161,26 @@ enum Begun {
 }
 
 impl Supervisor {
-    /// Holds the service; `link` is the connection to the keeper, when that has started this process.
-    fn begin(folders: &ServiceFolders, unit: Option<Unit>, link: Option<OwnedFd>) -> Result<Begun, Error> {
+    /// Holds the service, with what the keeper that has started this process or the program before has handed over.
+    fn begin(folders: &ServiceFolders, unit: Option<Unit>, handed: HandedOver) -> Result<Begun, Error> {
         let failed = |doing| move |error: std::io::Error| Error::Io { doing, source: error };
         for folder in [&folders.state, &folders.log] {
             fs_err::create_dir_all(folder).map_err(failed("make the service's folders"))?;
         }
         make_private_folder(&folders.run).map_err(failed("make the service's folders"))?;
-        let lock = match Lock::try_hold(&folders.lock()).map_err(failed("lock the service"))? {
-            Tried::Held(lock) => lock,
-            Tried::By(holder) => return Ok(Begun::Busy(holder)),
+        let lock = match handed.lock {
+            Some(lock) => lock,
+            None => match Lock::try_hold(&folders.lock()).map_err(failed("lock the service"))? {
+                Tried::Held(lock) => lock,
+                Tried::By(holder) => return Ok(Begun::Busy(holder)),
+            },
         };
         let mut kept = match unit.as_ref().map(Unit::store) {
-            Some((store, held)) => Kept::by_systemd(store, held),
-            None => Kept::by_keeper(folders, link).map_err(failed("start the keeper"))?,
+            Some((store, mut held)) => {
+                held.extend(handed.kept);
+                Kept::by_systemd(store, held)
+            }
+            None => Kept::by_keeper(folders, handed.link).map_err(failed("start the keeper"))?,
         };
         adopt::settle_swap(folders)?;
         let found = Record::read(folders)?.map(|record| record.state);

@@ -111,6 +111,7 @@ impl Supervisor {
                 None
             }
             (Command::Stop, None) => Some(Answer::Stopped),
+            (Command::Reexec { program }, _) => Some(Answer::Refused(Failure::of(&self.reexec(program)))),
             (Command::Swap { generation, soak_ms, start_timeout_ms, stop_first }, _) => {
                 self.await_by(index, Awaited::Swap);
                 let begun = self.begin_swap(*generation, *soak_ms, *start_timeout_ms, *stop_first, by);

@@ -23,6 +23,7 @@ mod clients;
 mod corrupt;
 mod freezing;
 mod past;
+mod reexec;
 mod running;
 mod steered;
 mod swapping;
