@@ -13,6 +13,7 @@
 //! Whatever is bound otherwise (by another system call, by a process that entered, by a stranger) is not touched, and
 //! cannot join: members of a group have one owner, which is a uid that nobody else has.
 
+mod again;
 pub(crate) mod filter;
 mod group;
 mod key;
@@ -31,6 +32,7 @@ use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
 
+pub(crate) use self::again::Side;
 pub(crate) use self::group::PROBE_MARK;
 use self::group::Routes;
 use self::key::Key;

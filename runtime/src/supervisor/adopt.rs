@@ -27,7 +27,9 @@ use crate::keep::Kept;
 use crate::lifecycle::Event;
 use crate::log::{LogWriter, Staging, Stream};
 use crate::memory::MemoryWatch;
-use crate::record::{Health, Other, Process, Record, State, Wanted};
+use crate::record::{Health, Other, Process, Record, State, Swapping, Wanted, Way};
+use crate::steering::notified::Notified;
+use crate::steering::{Side, Steering};
 use crate::systemd;
 
 use super::clients::Awaited;
@@ -65,6 +67,11 @@ pub(super) fn settle_swap(folders: &ServiceFolders) -> Result<(), Error> {
     } else {
         (swap.generation, swap.process.clone())
     };
+    if swap.way == Way::Steered
+        && let (Some(served), Some(other)) = (&record.process, &swap.process)
+    {
+        settle_connections(folders, &record, served, &swap, other, back);
+    }
     clear_container(folders, loser, loser_process.as_ref())?;
     let reason = || Failure::new("its supervisor died in the middle of the swap");
     let history = History::of(folders);
@@ -86,6 +93,27 @@ pub(super) fn settle_swap(folders: &ServiceFolders) -> Result<(), Error> {
         record.state = State::BackingOff;
     }
     record.write(folders)
+}
+
+/// Sends clients to the generation that is going to serve, and lets the other one finish what it has begun. Where that
+/// cannot be done, the group's program finds the one that is left by itself.
+fn settle_connections(
+    folders: &ServiceFolders,
+    record: &Record,
+    served: &Process,
+    swap: &Swapping,
+    other: &Process,
+    back: bool,
+) {
+    let recorded = Side { generation: record.generation, cgroup: Path::new(&served.cgroup) };
+    let beside = Side { generation: swap.generation, cgroup: Path::new(&other.cgroup) };
+    let (old, candidate) = match swap.other {
+        Other::Previous => (beside, recorded),
+        Other::Candidate => (recorded, beside),
+    };
+    let winner = if back { beside.generation } else { recorded.generation };
+    // OK to ignore: the loser's connections are lost then, and no others.
+    let _ = Steering::new(&folders.run).settle(old, candidate, winner, &record.ports);
 }
 
 /// Removes what there is of a generation's container, whether or not it got as far as the record.
@@ -272,6 +300,7 @@ impl Supervisor {
         }
         self.keep_output(generation);
         self.keep_end(generation);
+        self.hear_again(generation);
         let cgroup = self.of(generation).map(|running| running.cgroup.clone());
         if let Err(error) = clear_unrecorded(&self.folders, cgroup.as_deref()) {
             self.trouble(&Failure::of(&error));
@@ -329,13 +358,36 @@ impl Supervisor {
     fn not_kept(&mut self, failure: Option<std::io::Error>) {
         if let Some(error) = failure {
             let failure = Failure::new(error.to_string());
-            self.trouble(&failure.within("would lose the service's output if the supervisor died"));
+            self.trouble(&failure.within("would lose sight of the service if the supervisor died"));
         }
+    }
+
+    /// Goes on hearing of the binds of a container, and steering what it listens with.
+    fn hear_again(&mut self, generation: u32) {
+        let binds = self.kept.take(&format!("binds-{generation}"));
+        let Some(running) = self.of(generation) else { return };
+        running.notified = binds.map(Notified::by);
+        let (cgroup, ports) = (running.cgroup.clone(), running.definition.ports.clone());
+        if let Err(error) = self.steering.find_again(Side { generation, cgroup: &cgroup }, &ports) {
+            let failure = Failure::new(error.to_string());
+            self.trouble(&failure.within("could not find what the service listens with"));
+        }
+        self.turn_to(generation);
+    }
+
+    /// Has what tells of a container's binds outlive this process: a bind waits then for the next one, and would fail
+    /// otherwise.
+    pub(super) fn keep_binds(&mut self, generation: u32) {
+        let both = [&self.active, &self.other].into_iter().flatten();
+        let running = both.into_iter().find(|running| running.generation() == generation);
+        let Some(notified) = running.and_then(|running| running.notified.as_ref()) else { return };
+        let kept = self.kept.keep(&format!("binds-{generation}"), notified.as_fd());
+        self.not_kept(kept.err());
     }
 
     /// Nothing of a container is left, but its log goes on with the next one.
     pub(super) fn forget_container(&mut self, generation: u32) {
-        for name in ["stdout", "stderr", "pidfd"] {
+        for name in ["stdout", "stderr", "pidfd", "binds"] {
             self.kept.forget(&format!("{name}-{generation}"));
         }
     }

@@ -44,6 +44,8 @@ pub(super) struct Running {
     pub frozen: bool,
     /// Where its binds are heard of, while its container runs.
     pub notified: Option<Notified>,
+    /// Whether that is so only now.
+    pub heard_anew: bool,
     /// Why they are not.
     pub unheard: Option<Failure>,
     /// Since when it is not healthy any more, on the supervisor's clock.
@@ -119,6 +121,7 @@ impl Running {
             making: None,
             pid: None,
             notified: None,
+            heard_anew: false,
             unheard: None,
             silent_since: None,
             refusing: false,
@@ -207,6 +210,7 @@ impl Running {
             }
             Some(Made::Notified(notified)) => {
                 self.notified = Some(notified);
+                self.heard_anew = true;
                 None
             }
             Some(Made::NotNotified(why)) => {

@@ -46,6 +46,7 @@ impl Supervisor {
             // No process is left, or nothing can be heard any more. Waited for, it would be ready for ever.
             Ok(Heard::End) | Err(_) => {
                 running.notified = None;
+                self.kept.forget(&format!("binds-{generation}"));
                 return;
             }
         };
@@ -60,8 +61,12 @@ impl Supervisor {
         }
     }
 
-    /// A candidate that is to be steered and whose binds cannot be heard of.
+    /// Whether a container's binds are heard of, which is known now. A candidate's must be, to be steered.
     pub(super) fn look_whether_heard(&mut self, generation: u32) {
+        let heard = self.of(generation).is_some_and(|running| std::mem::take(&mut running.heard_anew));
+        if heard {
+            self.keep_binds(generation);
+        }
         let Some(why) = self.of(generation).and_then(|running| running.unheard.take()) else { return };
         if self.swap.as_ref().is_some_and(|swap| swap.is_made_steered(generation)) {
             self.swap_happens(Event::Collides(format!("its binds cannot be notified here: {why}")));
