@@ -165,13 +165,24 @@ fn a_plan_says_everything_and_changes_nothing() {
     insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
         insta::assert_snapshot!("plan", it.anonymous(&plan.stdout));
     });
-    assert_eq!((&json["outcome"], &json["way"]), (&Value::from("done"), &Value::from("stop-first")));
+    assert_eq!((&json["outcome"], &json["way"]), (&Value::from("done"), &Value::from("steered")));
     assert_eq!(json["to"]["generation"], 2);
     let steps: Vec<&str> =
         json["steps"].as_array().expect("steps").iter().filter_map(|step| step["step"].as_str()).collect();
     assert_eq!(
         steps,
-        ["prepare", "pre-swap", "park", "stop-old", "start", "commit", "soak", "post-commit", "keep"]
+        [
+            "prepare",
+            "pre-swap",
+            "start",
+            "turn",
+            "commit",
+            "soak",
+            "drain",
+            "stop-old",
+            "post-commit",
+            "keep"
+        ]
     );
 
     // To the release that runs there is nothing to do, until its configuration has changed.

@@ -135,7 +135,9 @@ impl Replacement<'_> {
             Err(error @ runtime::Error::CandidateFailed { .. }) => Err(self.went_back(error.into())),
             Err(error @ (runtime::Error::SupervisorGone { .. } | runtime::Error::SwapCancelled { .. })) => {
                 // The record tells which side the swap went to.
-                let back = supervise_again(&folders);
+                // One that was asked to end is not to be brought back.
+                let cancelled = matches!(error, runtime::Error::SwapCancelled { .. });
+                let back = if cancelled { Ok(()) } else { supervise_again(&folders) };
                 if Record::read(&folders)?.is_some_and(|record| record.generation == number) {
                     print::warning(&error.to_string());
                     if let Err(back) = back {
