@@ -480,6 +480,18 @@ pub(crate) struct Terms {
     pub stop_first: bool,
 }
 
+impl Terms {
+    /// Proven, and then the old one is given up.
+    pub(crate) const WITHOUT_SOAK: Self = Self {
+        soak: TimeSpan { ms: 0 },
+        timeout: None,
+        plan: false,
+        force: false,
+        json: false,
+        stop_first: false,
+    };
+}
+
 /// `start`
 #[derive(Debug, Args)]
 pub(crate) struct Start {

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use bundles::tree;
+use runtime::crash_point;
 
 use crate::error::Error;
 
@@ -57,6 +58,9 @@ fn make_place(path: &Path, mounted: &Path) -> std::io::Result<()> {
 /// [`Error::Bundles`], [`Error::Io`]; each file is then as it was, or as in the copy.
 pub(crate) fn put_back(copy: &Path, home: &Path, live: &[PathBuf]) -> Result<(), Error> {
     // It is the operator's to remove, and then it is made anew.
+    crash_point::here();
     fs_err::create_dir_all(home).map_err(|error| Error::io("put the configuration back", error))?;
-    Ok(tree::make_equal(copy, home, live)?)
+    tree::make_equal(copy, home, live)?;
+    crash_point::here();
+    Ok(())
 }

@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use runtime::client::is_supervised;
+use runtime::crash_point;
 use runtime::definition::Definition;
 use runtime::folders::ServiceFolders;
 use runtime::history::{self, Cause, History, Kind, Person};
@@ -53,6 +54,7 @@ impl Candidate {
         let failed = |error| Error::io("make a generation of the service", error);
         fs_err::create_dir_all(folders.generations()).map_err(failed)?;
         let mut number = last_number(folders)?;
+        crash_point::here();
         loop {
             number += 1;
             let folder = folders.generation(number);
@@ -233,7 +235,9 @@ fn remove_unless_held(folders: &ServiceFolders, number: u32) -> Result<(), Error
 fn remove(folders: &ServiceFolders, number: u32) -> Result<(), Error> {
     let failed = |error| Error::io("remove an old generation", error);
     let gone = folders.generations().join(format!("{GONE}{number}"));
+    crash_point::here();
     fs_err::rename(folders.generation(number), &gone).map_err(failed)?;
+    crash_point::here();
     fs_err::remove_dir_all(&gone).map_err(failed)
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bundles::account;
 use bundles::bundle::{self, BundleRequest, ImageFacts, Seccomp, Unpacked};
+use runtime::crash_point;
 use runtime::definition::{ANNOTATION, Definition};
 use runtime::limits::ALLOW_UNENFORCED;
 
@@ -107,7 +108,9 @@ pub(crate) fn generation(
 
     let candidate = Candidate::take(&folders, &said.both.generations)?;
     definition.generation = candidate.number();
+    crash_point::here();
     own.copy_configuration(&candidate.configuration())?;
+    crash_point::here();
     let id = Layout::container_id(service, candidate.number());
     let host = folders.host_files();
     bundle::prepare(&BundleRequest {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use bundles::bundle::{self, Unpacked};
 use bundles::reference::Reference;
 use bundles::store::Store;
+use runtime::crash_point;
 use runtime::definition::{ANNOTATION, Definition};
 use runtime::folders::ServiceFolders;
 use runtime::history::{Cause, History, Kind};
@@ -45,6 +46,7 @@ impl Remake<'_> {
         let image = self.image(from, &made.definition)?;
         let mut specification = made.specification;
         let candidate = Candidate::take(&folders, &self.said.both.generations)?;
+        crash_point::here();
 
         let own = generation::configuration(&folders.generation(from));
         if own.is_dir() {
@@ -57,6 +59,7 @@ impl Remake<'_> {
         specification["annotations"][ANNOTATION] = json!(definition.to_annotation());
         let id = Layout::container_id(self.service, candidate.number());
         specification["linux"]["cgroupsPath"] = json!(self.layout.cgroup(&id));
+        crash_point::here();
         places_for_host_files(&folders.host_files())?;
         bundle::again(&image, &candidate.folder(), &specification)?;
         Ok(candidate)

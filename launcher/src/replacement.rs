@@ -8,6 +8,7 @@ use runtime::client::{self, SwapRequest};
 use runtime::folders::ServiceFolders;
 use runtime::history::{Cause, End, History, Kind};
 use runtime::record::{Record, State};
+use runtime::swap::Step;
 use runtime::{status, systemd};
 
 use crate::arguments::Terms;
@@ -32,6 +33,8 @@ pub(crate) struct Replacement<'a> {
     pub before: &'a Record,
     /// Whether it runs; else it fell into a crash loop, and nothing is to be stopped or to go back to.
     pub is_up: bool,
+    /// Whether what runs is replaced also by its like.
+    pub even_if_alike: bool,
     /// What is to run, prepared: kept when it serves, removed when it does not.
     pub candidate: Candidate,
     /// Which command it is for.
@@ -54,7 +57,7 @@ impl Replacement<'_> {
     /// [`Error::WentBack`] when the old generation serves, [`Error::NeitherServes`] when it does not; any other: nothing
     /// has changed.
     pub(crate) fn perform(self) -> Result<Exit, Error> {
-        if self.is_up && self.candidate.is_like(self.before.generation)? {
+        if self.is_up && !self.even_if_alike && self.candidate.is_like(self.before.generation)? {
             return self.stay();
         }
         let before = self.before.generation;
@@ -121,11 +124,21 @@ impl Replacement<'_> {
             stop_first: self.terms.stop_first,
         };
         let mut on = |step| {
-            if let Some(text) = sentence::swap_step(service, &wanted, before, step) {
+            let text = match (self.by, &step) {
+                (Cause::Restart, Step::Returning) => {
+                    Some(sentence::going_back(service, before, self.before.generation))
+                }
+                (Cause::Restart, _) => None,
+                _ => sentence::swap_step(service, &wanted, before, step),
+            };
+            if let Some(text) = text {
                 print::note(&text);
             }
         };
         match client::swap(&folders, &request, &mut on) {
+            Ok(swapped) if self.by == Cause::Restart => {
+                Ok(sentence::restarted(service, &wanted, number, &swapped))
+            }
             Ok(swapped) => Ok(sentence::swapped(service, &wanted, number, &swapped)),
             Err(runtime::Error::CandidateFailed { service, source, output, gap, back: Some(back) }) => {
                 let source = runtime::Error::CandidateFailed { service, source, output, gap, back: None };

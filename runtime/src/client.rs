@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::container;
 use crate::control::{self, Answer, Command, Conversation};
+use crate::crash_point;
 use crate::definition::Definition;
 use crate::error::{Error, Failure};
 use crate::events::By;
@@ -106,7 +107,8 @@ fn start_without_supervisor(folders: &ServiceFolders, generation: u32) -> Result
             return Ok(Answer::Healthy { pid: process.pid });
         }
     }
-    supervisor::clear_by(folders, By::this_process(), false)?;
+    // Whoever asked hears that it failed, so nobody wants it up any more.
+    supervisor::clear_by(folders, By::this_process(), true)?;
     Err(gone())
 }
 
@@ -180,6 +182,7 @@ fn supervisor_of(folders: &ServiceFolders) -> Result<Option<Conversation>, Error
 }
 
 fn ask(supervisor: &mut Conversation, command: &Command, folders: &ServiceFolders) -> Result<Answer, Error> {
+    crash_point::here();
     match supervisor.say(command) {
         Ok(()) => hear(supervisor, folders),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
@@ -428,6 +431,7 @@ fn refuse_if_supervised(folders: &ServiceFolders) -> Result<(), Error> {
 /// Starts the supervisor in the background, with the other end of a socket as its first client: no moment to wait for
 /// and no race for who connects.
 fn spawn_supervisor(folders: &ServiceFolders) -> Result<Conversation, Error> {
+    crash_point::here();
     let failed = |error| Error::Io { doing: "start the supervisor", source: error };
     let (near, far) = UnixStream::pair().map_err(failed)?;
     Program::new("/proc/self/exe")

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use crate::crash_point;
 use crate::error::{Error, Failure};
 use crate::events::By;
 use crate::folders::ServiceFolders;
@@ -286,6 +287,7 @@ impl History {
         if is_torn(&mut file).map_err(failed)? {
             text.insert(0, b'\n');
         }
+        crash_point::here();
         // One call, which the kernel lets no other line come into (write(2), O_APPEND).
         file.write_all(&text).and_then(|()| file.sync_data()).map_err(failed)
     }

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use fs_err::os::unix::fs::OpenOptionsExt;
 
+use crate::crash_point;
+
 /// Writes `content` aside, syncs it, renames it over `path` and syncs the folder.
 ///
 /// The order is what makes it safe: without the first sync the rename may reach the disk before the content does,
@@ -32,11 +34,13 @@ fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     aside.push(name);
     aside.push(".new");
     let aside = folder.join(aside);
+    crash_point::here();
     let written = (|| {
         let mut file =
             fs_err::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&aside)?;
         file.write_all(content)?;
         file.sync_all()?;
+        crash_point::here();
         fs_err::rename(&aside, path)
     })();
     if written.is_err() {

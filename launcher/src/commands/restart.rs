@@ -1,23 +1,22 @@
-//! `restart`: the same image with the configuration as it is now, and back to what ran before when that fails.
-//! It does not know how a container is made.
+//! `restart`: the same image with the configuration as it is now, and back to what ran before when that fails. It is a swap
+//! onto the same image, without a soak; how one generation takes another's place is in `replacement.rs`.
 
 use bundles::reference::Reference;
 use bundles::store::Store;
-use runtime::client;
-use runtime::history::{Cause, End, History, Kind};
+use runtime::history::Cause;
 use runtime::record::Record;
 
-use crate::arguments::ServiceOnly;
+use crate::arguments::{ServiceOnly, Terms};
 use crate::commands::look;
-use crate::commands::start::{healthy, new_generation, serve};
+use crate::commands::start::new_generation;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::generation;
 use crate::layout::Layout;
 use crate::prepare::{self, Said};
 use crate::print::progress::LayerBar;
-use crate::print::{self, sentence};
 use crate::release::{self, Release};
+use crate::replacement::{self, Replacement};
 
 /// Restarts a service. Everything that can be wrong with the new generation before it runs is found while the old one
 /// still serves.
@@ -39,34 +38,20 @@ pub(crate) fn restart(layout: &Layout, arguments: ServiceOnly) -> Result<Exit, E
     }
 
     let candidate = prepare::generation(layout, &service, &release, &said, &wishes, None)?;
-    candidate.note(Kind::Run, Cause::Restart, None)?;
-    client::stop(&folders)?;
-    let failure = match serve(layout, &service, candidate) {
-        Ok(done) => {
-            print::note(&healthy(&service, &done));
-            History::of(&folders).ended(before.generation, End::Replaced { by: done.generation })?;
-            return Ok(Exit::Done);
-        }
-        Err(error) => Box::new(error),
-    };
-    print::note(&sentence::going_back(service.as_str(), &before.release, before.generation));
-    let (service, wanted) = (service.to_string(), release.release);
-    match client::start(&folders, before.generation) {
-        Ok(started) => Err(Error::WentBack {
-            service,
-            wanted,
-            serves: started.release,
-            generation: started.generation,
-            source: failure,
-        }),
-        Err(back) => Err(Error::NeitherServes {
-            service,
-            wanted,
-            before: before.release,
-            source: failure,
-            back: Box::new(back.into()),
-        }),
+    Replacement {
+        layout,
+        service: &service,
+        before: &replacement::running(layout, &service)?,
+        is_up: true,
+        even_if_alike: true,
+        candidate,
+        by: Cause::Restart,
+        from: None,
+        put_back: None,
+        terms: &Terms::WITHOUT_SOAK,
+        hooked: None,
     }
+    .perform()
 }
 
 /// The very image that ran last, even when its name means another one by now: a restart is no upgrade.

@@ -1,7 +1,7 @@
 //! `rm`: forgets a service. What opsrun keeps of it goes; what the service itself keeps in /opt stays.
 //! It does not know what those folders hold.
 
-use runtime::client;
+use runtime::{client, crash_point};
 
 use crate::arguments::Rm;
 use crate::commands::{enable, look, set_corrupt_record_aside};
@@ -37,6 +37,7 @@ pub(crate) fn rm(layout: &Layout, arguments: Rm) -> Result<Exit, Error> {
     enable::forget(&folders, &service)?;
     // The record last but for its folder: a removal that was cut short can be repeated, as `rm` still knows the name.
     for folder in [&folders.run, &folders.log, &folders.generations(), &folders.state] {
+        crash_point::here();
         match fs_err::remove_dir_all(folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::io(format!("remove what is kept of {service}"), error));

@@ -64,6 +64,7 @@ pub(crate) fn rollback(layout: &Layout, arguments: Rollback) -> Result<Exit, Err
         service,
         before: &before,
         is_up,
+        even_if_alike: false,
         candidate,
         by: Cause::Rollback,
         from: Some(target),

@@ -55,6 +55,7 @@ pub(crate) fn swap(layout: &Layout, arguments: Swap) -> Result<Exit, Error> {
         service,
         before,
         is_up: true,
+        even_if_alike: false,
         candidate,
         by: Cause::Swap,
         from: None,

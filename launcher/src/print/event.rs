@@ -90,14 +90,19 @@ fn style(kind: &Kind) -> Style {
     }
 }
 
+/// Nothing where something served all the time.
+fn silence(gap_ms: u64) -> String {
+    if gap_ms == 0 { String::new() } else { format!("; nothing served for {}", span(gap_ms)) }
+}
+
 fn words(kind: &Kind) -> String {
     match kind {
         Kind::SwapBegan { from, way } => format!("in place of generation {from}, {}", way.text()),
         Kind::Swapped { from, gap_ms } => {
-            format!("in place of generation {from}; nothing served for {}", span(*gap_ms))
+            format!("in place of generation {from}{}", silence(*gap_ms))
         }
         Kind::WentBack { from, gap_ms, causes } => {
-            format!("from generation {from}; nothing served for {}; {}", span(*gap_ms), causes.join(": "))
+            format!("from generation {from}{}; {}", silence(*gap_ms), causes.join(": "))
         }
         Kind::NeitherServes { candidate, causes, back } => {
             format!("nor generation {candidate}: {}; and then: {}", causes.join(": "), back.join(": "))

@@ -262,6 +262,13 @@ pub(crate) fn swapped(service: &str, release: &str, generation: u32, swapped: &S
     format!("{service} {release} has taken over{gap} (generation {generation}, process {process}, {took})")
 }
 
+/// `restart`.
+pub(crate) fn restarted(service: &str, release: &str, generation: u32, swapped: &Swapped) -> String {
+    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let (process, gap, took) = (swapped.pid, gap(ms(swapped.gap)), seconds(ms(swapped.took)));
+    format!("{service} {release} is healthy{gap} (generation {generation}, process {process}, {took})")
+}
+
 /// `swap`, when the old generation serves after the new one has failed.
 pub(crate) fn serves_again(service: &str, before: &str, gap: Duration) -> String {
     let ms = u64::try_from(gap.as_millis()).unwrap_or(u64::MAX);

@@ -1,0 +1,243 @@
+//! What may die dies before each of its actions, one after the other: the command that a person typed, and the supervisor.
+//! Whatever was done by then, one generation serves or none, as the next command says, and nothing else is left.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use support::{Done, Host, get, until};
+
+/// Who dies.
+const COMMAND: &str = "command";
+const SUPERVISOR: &str = "supervise";
+
+/// A service that answers "up", in two releases.
+struct Swept {
+    host: Host,
+    port: u16,
+    /// Every action of every process that has it counts while this file is there; who dies removes it.
+    armed: std::path::PathBuf,
+}
+
+impl Swept {
+    fn new() -> Self {
+        let (host, port) = Host::with_busybox();
+        let archive = support::image("busybox-1.tar");
+        host.opsrun(["load", "--tag", "busybox:2", &archive.display().to_string()]).succeeds();
+        let armed = host.path("armed");
+        Self { host, port, armed }
+    }
+
+    fn opsrun_dying(&self, who: &str, number: u32, arguments: &[&str]) -> Done {
+        let mut command = self.host.command();
+        command.env("OPSRUN_TEST_CRASH", format!("{who}:{number}:{}", self.armed.display())).args(arguments);
+        support::done(command)
+    }
+
+    fn configure(&self, shell: &str) {
+        self.host.configure_busybox(self.port, shell);
+    }
+
+    /// Waits until nothing goes on with it any more: it runs, or it is down and nothing of it is left.
+    fn settle(&self, what: &str) -> Value {
+        let mut last = Value::Null;
+        until(&format!("{what}: it has come to rest"), || {
+            last = self.host.service("busybox");
+            let up =
+                last["state"] == "running" && last["health"] == "healthy" && !last["supervisor"].is_null();
+            let down = last.is_null() || last["state"] == "stopped" && last["supervisor"].is_null();
+            let one = self.host.cgroups().len() == usize::from(up);
+            (up || down) && one && !self.swaps()
+        });
+        last
+    }
+
+    fn swaps(&self) -> bool {
+        let record = self.host.path("var/lib/opsrun/services/busybox/record.json");
+        let text = std::fs::read_to_string(record).unwrap_or_else(|_| "{}".to_owned());
+        !serde_json::from_str::<Value>(&text).expect("a record that parses")["swap"].is_null()
+    }
+
+    /// It answers, as one container, under this release.
+    fn serves(&self, releases: &[&str], what: &str) {
+        let service = self.settle(what);
+        assert_eq!(service["state"], "running", "{what}: {service}");
+        assert!(releases.iter().any(|release| service["release"] == *release), "{what}: {service}");
+        assert_eq!(get(self.port, "/").as_deref(), Some("up\n"), "{what}");
+    }
+
+    /// Ends it: nothing of it is left, and the folders of generations are those that one can go back to.
+    fn ends(&self, what: &str) {
+        // What a command that was killed has left, the next one that makes a generation removes.
+        let _ = self.host.opsrun(["stop", "busybox"]);
+        self.configure("");
+        self.host.opsrun(["start", "busybox:1"]).succeeds();
+        self.host.opsrun(["stop", "busybox"]).succeeds();
+        until(&format!("{what}: nothing runs"), || self.host.left_over().is_empty());
+        let Ok(entries) = std::fs::read_dir(self.host.path("var/lib/opsrun/services/busybox/generations"))
+        else {
+            return;
+        };
+        let there: BTreeSet<String> =
+            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let history = self.host.opsrun(["history", "busybox", "--json"]).succeeds().json();
+        let known: BTreeSet<String> = history["generations"]
+            .as_array()
+            .expect("generations")
+            .iter()
+            .map(|generation| generation["generation"].to_string())
+            .collect();
+        let strays: Vec<_> = there.difference(&known).collect();
+        assert!(strays.is_empty(), "{what}: {strays:?} beside {known:?}");
+    }
+
+    /// Has `who` die before each action of a command, `release` of which serves before; `judge` says what is right then.
+    fn sweep(&self, who: &str, before: Option<&str>, arguments: &[&str], judge: impl Fn(&Done, &str)) {
+        for number in 1.. {
+            let what = format!(
+                "{} dies before action {number} of {arguments:?}",
+                if who == COMMAND { "it" } else { who }
+            );
+            self.configure("");
+            if arguments[0] == "rollback" {
+                self.host.opsrun(["start", "busybox:2"]).succeeds();
+                self.host.opsrun(["stop", "busybox"]).succeeds();
+            }
+            if let Some(before) = before {
+                self.opsrun_dying(who, number, &["start", &format!("busybox:{before}")]).succeeds();
+                // What the next generation is like is another's.
+                self.configure(if arguments.contains(&"--bad") { "exit 7" } else { "# changed" });
+            }
+            std::fs::write(&self.armed, "").expect("armed");
+            let arguments: Vec<&str> = arguments.iter().copied().filter(|word| *word != "--bad").collect();
+            let done = self.opsrun_dying(who, number, &arguments);
+            let survived = std::fs::remove_file(&self.armed).is_ok();
+            judge(&done, &what);
+            self.ends(&what);
+            if survived {
+                assert!(number > 1, "only {number} actions: {what}");
+                eprintln!("{arguments:?}: {who} died before each of {} actions", number - 1);
+                return;
+            }
+        }
+    }
+}
+
+/// Whether it was the command that died.
+fn died(done: &Done) -> bool {
+    done.status == 137
+}
+
+#[test]
+fn start() {
+    let it = Swept::new();
+    for who in [COMMAND, SUPERVISOR] {
+        it.sweep(who, None, &["start", "busybox:1"], |done, what| {
+            let service = it.settle(what);
+            assert!(
+                died(done) || (done.status == 0) == (service["state"] == "running"),
+                "{what}: {service} {done}"
+            );
+            let again = it.host.opsrun(["start", "busybox:1"]);
+            assert!(again.status == 0 || service["state"] == "running", "{what}: {again}");
+            it.serves(&["1"], what);
+        });
+    }
+}
+
+#[test]
+fn stop() {
+    let it = Swept::new();
+    for who in [COMMAND, SUPERVISOR] {
+        it.sweep(who, Some("1"), &["stop", "busybox"], |done, what| {
+            let service = it.settle(what);
+            assert!(done.status != 0 || service["state"] == "stopped", "{what}: {service} {done}");
+            if service["state"] != "stopped" {
+                it.host.opsrun(["stop", "busybox"]).succeeds();
+            }
+            it.host.opsrun(["start", "busybox:1"]).succeeds();
+            it.serves(&["1"], what);
+        });
+    }
+}
+
+#[test]
+fn restart() {
+    let it = Swept::new();
+    for who in [COMMAND, SUPERVISOR] {
+        it.sweep(who, Some("1"), &["restart", "busybox"], |done, what| {
+            let service = it.settle(what);
+            assert!(died(done) || service["state"] == "running", "{what}: {service} {done}");
+            it.host.opsrun(["restart", "busybox"]).succeeds();
+            it.serves(&["1"], what);
+        });
+    }
+}
+
+#[test]
+fn swap() {
+    let it = Swept::new();
+    let arguments = ["swap", "busybox", "2", "--soak", "100ms", "--timeout", "30s"];
+    for who in [COMMAND, SUPERVISOR] {
+        it.sweep(who, Some("1"), &arguments, |done, what| {
+            assert!(died(done) || [0, 1, 3].contains(&done.status), "{what}: {done}");
+            let expected: &[&str] = match done.status {
+                0 => &["2"],
+                1 | 3 => &["1"],
+                _ => &["1", "2"],
+            };
+            it.serves(expected, &format!("{what}: {done}"));
+            it.host.opsrun(arguments).succeeds();
+            it.serves(&["2"], what);
+        });
+    }
+}
+
+#[test]
+fn swap_in_vain() {
+    let it = Swept::new();
+    let arguments = ["swap", "busybox", "2", "--soak", "100ms", "--timeout", "30s", "--bad"];
+    for who in [COMMAND, SUPERVISOR] {
+        it.sweep(who, Some("1"), &arguments, |done, what| {
+            assert!(died(done) || [1, 3].contains(&done.status), "{what}: {done}");
+            it.serves(&["1"], &format!("{what}: {done}"));
+        });
+    }
+}
+
+#[test]
+fn rollback() {
+    let it = Swept::new();
+    for who in [COMMAND, SUPERVISOR] {
+        it.sweep(who, Some("1"), &["rollback", "busybox", "--soak", "100ms"], |done, what| {
+            assert!(died(done) || [0, 1, 3].contains(&done.status), "{what}: {done}");
+            it.settle(what);
+            it.serves(&["1", "2"], &format!("{what}: {done}"));
+            if it.host.service("busybox")["release"] == "1" {
+                it.host.opsrun(["rollback", "busybox", "--soak", "100ms"]).succeeds();
+            }
+            it.serves(&["2"], what);
+            // What serves has the configuration that the operator sees, once this has come to its end.
+            it.host.opsrun(["rollback", "busybox", &it.host.service("busybox")["generation"].to_string()]);
+            assert_eq!(it.host.service("busybox")["drift"], serde_json::json!([]), "{what}");
+        });
+    }
+}
+
+#[test]
+fn rm() {
+    let it = Swept::new();
+    for who in [COMMAND, SUPERVISOR] {
+        it.sweep(who, Some("1"), &["rm", "--force", "busybox"], |done, what| {
+            assert!(died(done) || [0, 1].contains(&done.status), "{what}: {done}");
+            let again = it.host.opsrun(["rm", "--force", "busybox"]);
+            assert!(again.status == 0 || again.stderr.contains("no service"), "{what}: {again}");
+            until("nothing is left", || it.host.left_over().is_empty());
+            for folder in ["var/lib/opsrun/services/busybox", "run/opsrun/busybox", "var/log/opsrun/busybox"]
+            {
+                assert!(!it.host.path(folder).exists(), "{what}: {folder} is left");
+            }
+        });
+    }
+}
