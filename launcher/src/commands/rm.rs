@@ -17,9 +17,7 @@ use crate::print::{self, sentence};
 pub(crate) fn rm(layout: &Layout, arguments: Rm) -> Result<Exit, Error> {
     let service = arguments.service;
     let folders = layout.service(&service);
-    if !client::is_supervised(&folders) {
-        set_corrupt_record_aside(&folders)?;
-    }
+    set_corrupt_record_aside(&folders)?;
     let (folders, status) = look(layout, &service)?;
     if status.alive || status.supervisor.is_some() {
         if !arguments.force {

@@ -155,7 +155,7 @@ pub(crate) fn healthy(service: &ServiceName, started: &Started) -> String {
 fn refuse_if_running(folders: &ServiceFolders, service: &ServiceName) -> Result<(), Error> {
     let status = match runtime::status::look(folders) {
         // What may run of it is ended before it is started.
-        Err(runtime::Error::RecordCorrupt { .. }) if !client::is_supervised(folders) => return Ok(()),
+        Err(runtime::Error::RecordCorrupt { .. }) => return Ok(()),
         status => status?,
     };
     let Some(status) = status else { return Ok(()) };

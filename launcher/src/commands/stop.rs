@@ -16,19 +16,24 @@ use crate::print::{self, sentence};
 /// [`Error::NoService`], [`Error::Runtime`].
 pub(crate) fn stop(layout: &Layout, arguments: ServiceOnly) -> Result<Exit, Error> {
     let service = arguments.service;
-    let folders = match look(layout, &service) {
-        Ok((folders, _)) => folders,
+    let stopped = match look(layout, &service) {
+        Ok((folders, _)) => client::stop(&folders)?,
         Err(Error::Runtime(runtime::Error::RecordCorrupt { .. })) => {
             let folders = layout.service(&service);
-            // A supervisor knows better than the record.
-            if !client::is_supervised(&folders) && set_corrupt_record_aside(&folders)? {
-                return Ok(Exit::Done);
+            match client::stop(&folders) {
+                // Its supervisor knew better than the record.
+                Ok(stopped) => stopped,
+                Err(error) => {
+                    return if set_corrupt_record_aside(&folders)? {
+                        Ok(Exit::Done)
+                    } else {
+                        Err(error.into())
+                    };
+                }
             }
-            folders
         }
         Err(error) => return Err(error),
     };
-    let stopped = client::stop(&folders)?;
     let took_ms = u64::try_from(stopped.took.as_millis()).unwrap_or(u64::MAX);
     print::note(&sentence::stopped(service.as_str(), &stopped.release, took_ms));
     Ok(Exit::Done)

@@ -2,6 +2,7 @@
 //! is one that is down. It does not know why the file is as it is.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use super::adopt::clear_container;
 use crate::error::Error;
@@ -10,6 +11,9 @@ use crate::history::{End, History};
 use crate::keep::Kept;
 use crate::lock::{Lock, Tried};
 use crate::record;
+
+/// Who holds the lock for so long is a supervisor with a record of its own.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Sets a corrupt record aside, and ends what runs of any generation, since nobody can say any more which one serves.
 /// Where the file is now; `None` when the record can be read, or there is none.
@@ -21,9 +25,14 @@ pub fn set_corrupt_record_aside(folders: &ServiceFolders) -> Result<Option<PathB
         return Ok(None);
     }
     let failed = |doing| move |error: std::io::Error| Error::Io { doing, source: error };
-    let _lock = match Lock::try_hold(&folders.lock()).map_err(failed("lock the service"))? {
-        Tried::Held(lock) => lock,
-        Tried::By(holder) => return Err(Error::Busy { service: folders.name().to_owned(), holder }),
+    let began = Instant::now();
+    let _lock = loop {
+        match Lock::try_hold(&folders.lock()).map_err(failed("lock the service"))? {
+            Tried::Held(lock) => break lock,
+            // A supervisor that its keeper has just started cannot read the record either, and ends.
+            Tried::By(_) if began.elapsed() < PATIENCE => std::thread::sleep(PATIENCE / 100),
+            Tried::By(holder) => return Err(Error::Busy { service: folders.name().to_owned(), holder }),
+        }
     };
     // First: were the record gone and this cut short, nobody would know that something may run.
     let history = History::of(folders);
