@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::exit::Exit;
-use crate::hooks::When;
+use crate::settings_swap::When;
 
 /// An error as `main` ends with it.
 #[derive(Debug, thiserror::Error)]

@@ -6,9 +6,9 @@ use std::io;
 use bundles::store::Excess;
 
 use crate::error::{Access, Error};
-use crate::hooks::When;
 use crate::layout::ROOT_VARIABLE;
 use crate::print::amount::short_id;
+use crate::settings_swap::When;
 
 /// The hint for an error; `None` when nothing better than the error's own words is known.
 pub(crate) fn hint(error: &Error) -> Option<String> {

@@ -28,6 +28,7 @@ use crate::print::amount::{span, timestamp};
 use crate::print::{self, sentence};
 use crate::release::Release;
 use crate::service_name::ServiceName;
+use crate::settings_swap::When;
 use crate::wishes::Wishes;
 
 /// The file of a generation that says which hooks are still to be run.
@@ -42,33 +43,6 @@ const OUTPUT_BYTES_MAX: usize = 4 * 1024 * 1024;
 const LAST_BYTES_MAX: usize = 16 * 1024;
 /// so many.
 const LINES_SHOWN: usize = 40;
-
-/// When a hook is run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum When {
-    /// Before the swap.
-    PreSwap,
-    /// After it.
-    PostCommit,
-}
-
-impl When {
-    /// As in "keystone epoxy is not put in place".
-    pub(crate) fn outcome(self) -> &'static str {
-        match self {
-            Self::PreSwap => "is not put in place",
-            Self::PostCommit => "serves, and yet not all is done",
-        }
-    }
-
-    /// Its key in the settings.
-    pub(crate) fn key(self) -> &'static str {
-        match self {
-            Self::PreSwap => "pre_swap",
-            Self::PostCommit => "post_commit",
-        }
-    }
-}
 
 /// What is still to be run, as it is on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -69,3 +69,30 @@ pub(crate) struct PointOfNoReturn {
     /// Why there is no way back.
     pub reason: String,
 }
+
+/// When a hook is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// Before the swap.
+    PreSwap,
+    /// After it.
+    PostCommit,
+}
+
+impl When {
+    /// As in "keystone epoxy is not put in place".
+    pub(crate) fn outcome(self) -> &'static str {
+        match self {
+            Self::PreSwap => "is not put in place",
+            Self::PostCommit => "serves, and yet not all is done",
+        }
+    }
+
+    /// Its key in the settings.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::PreSwap => "pre_swap",
+            Self::PostCommit => "post_commit",
+        }
+    }
+}

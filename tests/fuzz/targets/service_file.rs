@@ -16,10 +16,14 @@ mod limits;
 mod limits_value;
 #[path = "../../../launcher/src/mounts.rs"]
 mod mounts;
+#[path = "../../../launcher/src/series.rs"]
+mod series;
 #[path = "../../../launcher/src/service_name.rs"]
 mod service_name;
 #[path = "../../../launcher/src/settings.rs"]
 mod settings;
+#[path = "../../../launcher/src/settings_swap.rs"]
+mod settings_swap;
 #[path = "../../../launcher/src/settings_value.rs"]
 mod settings_value;
 #[path = "../../../launcher/src/time_span.rs"]
