@@ -124,6 +124,53 @@ impl Swept {
     }
 }
 
+/// So many times a supervisor is killed at a random moment of a swap; `OPSRUN_TEST_KILLS` says otherwise.
+const KILLS: u32 = 10;
+
+#[test]
+fn at_random_moments_of_a_swap() {
+    let kills = std::env::var("OPSRUN_TEST_KILLS").map_or(KILLS, |text| text.parse().expect("a number"));
+    let it = Swept::new();
+    it.configure("");
+    it.host.opsrun(["start", "busybox:1"]).succeeds();
+    let mut random: u64 = 20_150_430;
+    let mut outcomes = std::collections::BTreeMap::<String, u32>::new();
+    for number in 0..kills {
+        // xorshift64, for moments that are the same the next time.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let service = it.settle("between two kills");
+        let supervisor = i32::try_from(service["supervisor"].as_i64().expect("a supervisor")).expect("a pid");
+        let next = if service["release"] == "1" { "2" } else { "1" };
+        let bad = random.is_multiple_of(4);
+        it.configure(if bad { "exit 7" } else { "" });
+        let mut swap = it.host.command();
+        let way: &[&str] = if random.is_multiple_of(3) { &["--stop-first"] } else { &[] };
+        swap.args(["swap", "busybox", next, "--soak", "200ms"]).args(way).stderr(std::process::Stdio::null());
+        let mut swap = swap.spawn().expect("swap");
+        // The moment is what is tried here, not what is waited for.
+        std::thread::sleep(std::time::Duration::from_micros(random % 1_200_000));
+        let _ =
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(supervisor), nix::sys::signal::Signal::SIGKILL);
+        let status = swap.wait().expect("wait").code().unwrap_or(-1);
+        let what = format!(
+            "kill {number} of a swap to {next}{}{way:?} that ended with {status}",
+            if bad { " in vain " } else { " " }
+        );
+        let expected: &[&str] = match status {
+            0 => &[next],
+            3 => &[if next == "1" { "2" } else { "1" }],
+            _ => &["1", "2"],
+        };
+        it.serves(expected, &what);
+        assert!(!(bad && status == 0), "{what}");
+        *outcomes.entry(format!("exit {status}")).or_default() += 1;
+    }
+    it.ends("after them all");
+    eprintln!("{kills} kills: {outcomes:?}");
+}
+
 /// Whether it was the command that died.
 fn died(done: &Done) -> bool {
     done.status == 137

@@ -170,3 +170,16 @@ fn a_power_cut_at_any_moment_leaves_whole_images_or_none() {
     guest.run("power.sh", &[&archive, "nothing", "0"]);
     println!("{cuts} power cuts: {under_way:?}");
 }
+
+#[test]
+fn a_power_cut_while_releases_follow_one_another_leaves_exactly_one_that_serves() {
+    let cuts = std::env::var("OPSRUN_TEST_POWER_CUTS").map_or(3, |text| text.parse().expect("a number"));
+    let guest = Guest::new(&["--minimal", "--timeout", "600"], &["busybox-1.tar"]).that_keeps_its_disk();
+    for cut in 0..cuts {
+        let moment = 1.0 + (f64::from(cut) * 0.618_034).fract() * 20.0;
+        guest.run_until_cut("power_swap.sh", &["busybox-1.tar", &format!("{moment:.2}")]);
+        let at = std::fs::read_to_string(guest.folder.path().join("at")).expect("what was under way");
+        println!("cut after {moment:.2} s, in {}", at.trim());
+    }
+    guest.run("power_swap.sh", &["busybox-1.tar", "0"]);
+}
