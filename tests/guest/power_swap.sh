@@ -28,6 +28,8 @@ else
     web_service web 8080
     check "start" opsrun start web:1
     check "enable" opsrun enable web
+    printf '#!/bin/sh\n/usr/local/bin/opsrun boot > /var/log/boot 2>&1\n' > /etc/rc.start
+    chmod +x /etc/rc.start
 fi
 check "a restart" opsrun restart web
 check "which serves" serves
