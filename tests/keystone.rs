@@ -42,6 +42,12 @@ fn a_keystone_goes_to_the_next_release_and_back_and_its_tokens_stay_valid() {
         "etc/opsrun/keystone.toml",
         "[hooks]\npre_swap = [[\"keystone-manage\", \"db_sync\", \"--expand\"]]\n",
     );
+    // So that SQLite lets the new release write while the old one has it open for reading.
+    host.opsrun(["stop", "keystone"]).succeeds();
+    let pragma =
+        "import sqlite3; sqlite3.connect('/var/lib/keystone/keystone.db').execute('pragma journal_mode=wal')";
+    host.opsrun(["run", "--rm", "keystone:2025.1", "python3", "-c", pragma]).succeeds();
+    host.opsrun(["start", "keystone:2025.1"]).succeeds();
     host.load("keystone-2026.1.tar");
     let swapped = host.opsrun(["swap", "keystone", "2026.1", "--soak", "3s"]);
     swapped.succeeds();
