@@ -12,6 +12,10 @@ use support::{Done, Host, get, until};
 const COMMAND: &str = "command";
 const SUPERVISOR: &str = "supervise";
 
+/// The shell in the configuration of what is swapped in: as good as before, or no program that stays.
+const CHANGED: &str = "# changed";
+const FAILS: &str = "exit 7";
+
 /// A service that answers "up", in two releases.
 struct Swept {
     host: Host,
@@ -92,8 +96,16 @@ impl Swept {
         assert!(strays.is_empty(), "{what}: {strays:?} beside {known:?}");
     }
 
-    /// Has `who` die before each action of a command, `release` of which serves before; `judge` says what is right then.
-    fn sweep(&self, who: &str, before: Option<&str>, arguments: &[&str], judge: impl Fn(&Done, &str)) {
+    /// Has `who` die before each action of a command. `before` serves until then, and `next` is the shell in the
+    /// configuration of what comes after it; `judge` says what is right at each death.
+    fn sweep(
+        &self,
+        who: &str,
+        before: Option<&str>,
+        next: &str,
+        arguments: &[&str],
+        judge: impl Fn(&Done, &str),
+    ) {
         for number in 1.. {
             let what = format!(
                 "{} dies before action {number} of {arguments:?}",
@@ -106,12 +118,10 @@ impl Swept {
             }
             if let Some(before) = before {
                 self.opsrun_dying(who, number, &["start", &format!("busybox:{before}")]).succeeds();
-                // What the next generation is like is another's.
-                self.configure(if arguments.contains(&"--bad") { "exit 7" } else { "# changed" });
+                self.configure(next);
             }
             std::fs::write(&self.armed, "").expect("armed");
-            let arguments: Vec<&str> = arguments.iter().copied().filter(|word| *word != "--bad").collect();
-            let done = self.opsrun_dying(who, number, &arguments);
+            let done = self.opsrun_dying(who, number, arguments);
             let survived = std::fs::remove_file(&self.armed).is_ok();
             judge(&done, &what);
             self.ends(&what);
@@ -180,7 +190,7 @@ fn died(done: &Done) -> bool {
 fn start() {
     let it = Swept::new();
     for who in [COMMAND, SUPERVISOR] {
-        it.sweep(who, None, &["start", "busybox:1"], |done, what| {
+        it.sweep(who, None, CHANGED, &["start", "busybox:1"], |done, what| {
             let service = it.settle(what);
             assert!(
                 died(done) || (done.status == 0) == (service["state"] == "running"),
@@ -197,7 +207,7 @@ fn start() {
 fn stop() {
     let it = Swept::new();
     for who in [COMMAND, SUPERVISOR] {
-        it.sweep(who, Some("1"), &["stop", "busybox"], |done, what| {
+        it.sweep(who, Some("1"), CHANGED, &["stop", "busybox"], |done, what| {
             let service = it.settle(what);
             assert!(done.status != 0 || service["state"] == "stopped", "{what}: {service} {done}");
             if service["state"] != "stopped" {
@@ -213,7 +223,7 @@ fn stop() {
 fn restart() {
     let it = Swept::new();
     for who in [COMMAND, SUPERVISOR] {
-        it.sweep(who, Some("1"), &["restart", "busybox"], |done, what| {
+        it.sweep(who, Some("1"), CHANGED, &["restart", "busybox"], |done, what| {
             let service = it.settle(what);
             assert!(died(done) || service["state"] == "running", "{what}: {service} {done}");
             it.host.opsrun(["restart", "busybox"]).succeeds();
@@ -227,7 +237,7 @@ fn swap() {
     let it = Swept::new();
     let arguments = ["swap", "busybox", "2", "--soak", "100ms", "--timeout", "30s"];
     for who in [COMMAND, SUPERVISOR] {
-        it.sweep(who, Some("1"), &arguments, |done, what| {
+        it.sweep(who, Some("1"), CHANGED, &arguments, |done, what| {
             assert!(died(done) || [0, 1, 3].contains(&done.status), "{what}: {done}");
             let expected: &[&str] = match done.status {
                 0 => &["2"],
@@ -244,9 +254,9 @@ fn swap() {
 #[test]
 fn swap_in_vain() {
     let it = Swept::new();
-    let arguments = ["swap", "busybox", "2", "--soak", "100ms", "--timeout", "30s", "--bad"];
+    let arguments = ["swap", "busybox", "2", "--soak", "100ms", "--timeout", "30s"];
     for who in [COMMAND, SUPERVISOR] {
-        it.sweep(who, Some("1"), &arguments, |done, what| {
+        it.sweep(who, Some("1"), FAILS, &arguments, |done, what| {
             assert!(died(done) || [1, 3].contains(&done.status), "{what}: {done}");
             it.serves(&["1"], &format!("{what}: {done}"));
         });
@@ -257,7 +267,7 @@ fn swap_in_vain() {
 fn rollback() {
     let it = Swept::new();
     for who in [COMMAND, SUPERVISOR] {
-        it.sweep(who, Some("1"), &["rollback", "busybox", "--soak", "100ms"], |done, what| {
+        it.sweep(who, Some("1"), CHANGED, &["rollback", "busybox", "--soak", "100ms"], |done, what| {
             assert!(died(done) || [0, 1, 3].contains(&done.status), "{what}: {done}");
             it.settle(what);
             it.serves(&["1", "2"], &format!("{what}: {done}"));
@@ -276,7 +286,7 @@ fn rollback() {
 fn rm() {
     let it = Swept::new();
     for who in [COMMAND, SUPERVISOR] {
-        it.sweep(who, Some("1"), &["rm", "--force", "busybox"], |done, what| {
+        it.sweep(who, Some("1"), CHANGED, &["rm", "--force", "busybox"], |done, what| {
             assert!(died(done) || [0, 1].contains(&done.status), "{what}: {done}");
             let again = it.host.opsrun(["rm", "--force", "busybox"]);
             assert!(again.status == 0 || again.stderr.contains("no service"), "{what}: {again}");

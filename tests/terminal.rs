@@ -60,6 +60,18 @@ fn opsrun(host: &Host) -> String {
     format!("OPSRUN_ROOT={} {}", host.root.path().display(), program().display())
 }
 
+/// The terminal's settings are those that were written to the file `before`, but for its size.
+fn is_as_before(screen: &Screen, host: &Host) {
+    screen.type_line(&format!("stty -a > {}/after; echo written", host.root.path().display()));
+    screen.until("\nwritten");
+    let settings = |name| {
+        let text = std::fs::read_to_string(host.path(name)).expect("what stty wrote");
+        // The first line has the size, which has changed.
+        text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(settings("before"), settings("after"));
+}
+
 #[test]
 fn a_shell_in_a_service_has_the_persons_terminal_and_gives_it_back() {
     let (host, _) = Host::with_busybox();
@@ -86,14 +98,7 @@ fn a_shell_in_a_service_has_the_persons_terminal_and_gives_it_back() {
     screen.until("person> ");
     screen.type_line("echo outside, status $?");
     screen.until("outside, status 7");
-    screen.type_line(&format!("stty -a > {}/after; echo written", host.root.path().display()));
-    screen.until("\nwritten");
-    let settings = |name| {
-        let text = std::fs::read_to_string(host.path(name)).expect("what stty wrote");
-        // The first line has the size, which has changed.
-        text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
-    };
-    assert_eq!(settings("before"), settings("after"));
+    is_as_before(&screen, &host);
 }
 
 #[test]
@@ -181,14 +186,7 @@ fn live_figures_fit_the_screen_and_every_way_out_gives_it_back() {
     is("1 0");
     screen.tmux(&["send-keys", "q"]);
     is("0 1");
-    screen.type_line(&format!("stty -a > {}/after; echo written", host.root.path().display()));
-    screen.until("\nwritten");
-    let settings = |name| {
-        let text = std::fs::read_to_string(host.path(name)).expect("what stty wrote");
-        // The first line has the size, which has changed.
-        text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
-    };
-    assert_eq!(settings("before"), settings("after"));
+    is_as_before(&screen, &host);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use runtime::client::is_supervised;
 use runtime::crash_point;
 use runtime::definition::Definition;
 use runtime::folders::ServiceFolders;
-use runtime::history::{self, Cause, History, Kind, Person};
+use runtime::history::{self, Cause, History, Kind, Past, Person};
 use runtime::record::Record;
 use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
@@ -147,16 +147,37 @@ impl Candidate {
     /// [`Error::Io`] or [`Error::Runtime`] when an old one cannot be removed; this one stays all the same.
     pub(crate) fn keep(mut self) -> Result<(), Error> {
         self.keep = true;
-        let needed = needed(&self.folders)?;
-        self.remove_strays(&needed)?;
-        let numbers = numbers(&self.folders)?;
-        for old in unneeded(&numbers, &self.rules, self.number, &needed) {
+        let past = History::of(&self.folders).read()?;
+        let active = Record::read(&self.folders)?.map(|record| record.generation);
+        // What must be there whatever its age: what serves, what served before it, and the configuration that was kept last.
+        let before = active.and_then(|active| past.before(active));
+        let needed: Vec<u32> = [active, before, past.last_kept()].into_iter().flatten().collect();
+        self.remove_strays(&past, &needed)?;
+        for old in unneeded(&numbers(&self.folders)?, &self.rules, self.number, &needed) {
             remove_unless_held(&self.folders, old)?;
         }
         remove_half_removed(&self.folders)?;
         // Of those in between, which never served, there is output as long as there is of an older one.
         let oldest = self::numbers(&self.folders)?.first().copied().unwrap_or(self.number);
         Ok(runtime::log::remove_before(&self.folders, oldest)?)
+    }
+
+    /// Removes what commands have left that were killed: older than this one, held by nobody, and never of any use.
+    fn remove_strays(&self, past: &Past, needed: &[u32]) -> Result<(), Error> {
+        let was_of_use = |number: &u32| {
+            let entry = past.entry(*number);
+            entry.is_some_and(|entry| {
+                entry.runs.iter().any(|run| run.began_at_ms.is_some())
+                    || entry.made.as_ref().is_some_and(|made| made.kind == Kind::Kept)
+            })
+        };
+        for number in numbers(&self.folders)? {
+            if number >= self.number || needed.contains(&number) || was_of_use(&number) {
+                continue;
+            }
+            remove_unless_held(&self.folders, number)?;
+        }
+        Ok(())
     }
 }
 
@@ -175,12 +196,9 @@ pub(crate) fn would_go(folders: &ServiceFolders, rules: &Generations, new: u32) 
     let mut numbers = numbers(folders)?;
     numbers.push(new);
     // What serves now will be what served before.
-    let before = History::of(folders).read()?;
-    let active = Record::read(folders)?.map(|record| record.generation);
-    let mut needed = needed(folders)?;
-    needed.retain(|number| {
-        Some(*number) == active || active.and_then(|active| before.before(active)) != Some(*number)
-    });
+    let before = Record::read(folders)?.map(|record| record.generation);
+    let kept = History::of(folders).read()?.last_kept();
+    let needed: Vec<u32> = [before, kept].into_iter().flatten().collect();
     Ok(unneeded(&numbers, rules, new, &needed))
 }
 
@@ -190,36 +208,6 @@ pub(crate) fn would_go(folders: &ServiceFolders, rules: &Generations, new: u32) 
 /// [`Error::Io`], [`Error::Runtime`].
 pub(crate) fn next_number(folders: &ServiceFolders) -> Result<u32, Error> {
     Ok(last_number(folders)? + 1)
-}
-
-impl Candidate {
-    /// Removes what commands have left that were killed: older than this one, held by nobody, and never of any use.
-    fn remove_strays(&self, needed: &[u32]) -> Result<(), Error> {
-        let past = History::of(&self.folders).read()?;
-        let was_of_use = |number: &u32| {
-            let entry = past.entry(*number);
-            entry.is_some_and(|entry| {
-                entry.runs.iter().any(|run| run.began_at_ms.is_some())
-                    || entry.made.as_ref().is_some_and(|made| made.kind == Kind::Kept)
-            })
-        };
-        for number in numbers(&self.folders)? {
-            if number >= self.number || needed.contains(&number) || was_of_use(&number) {
-                continue;
-            }
-            remove_unless_held(&self.folders, number)?;
-        }
-        Ok(())
-    }
-}
-
-/// The generations that must be there whatever their age: what serves, what served before it, and the configuration that
-/// was kept last.
-fn needed(folders: &ServiceFolders) -> Result<Vec<u32>, Error> {
-    let past = History::of(folders).read()?;
-    let active = Record::read(folders)?.map(|record| record.generation);
-    let before = active.and_then(|active| past.before(active));
-    Ok([active, before, past.last_kept()].into_iter().flatten().collect())
 }
 
 /// Removes a generation that no command is about to use.

@@ -23,7 +23,7 @@ use crate::generation;
 use crate::layout::Layout;
 use crate::one_shot::OneShot;
 use crate::own_folders::{OwnFolders, binds_of};
-use crate::prepare::{Said, annotations, limits_in_files, request};
+use crate::prepare::{Said, one_shot_request};
 use crate::print::amount::{span, timestamp};
 use crate::print::{self, sentence};
 use crate::release::Release;
@@ -209,16 +209,7 @@ impl Hooked<'_> {
             // The command is the whole of it, whatever the image begins with.
             entrypoint: Some(Vec::new()),
             mounts: [own.for_generation(&configuration), binds_of(&volumes)].concat(),
-            annotations: annotations(said, wishes, []),
-            limits: limits_in_files(&said.limits(wishes))?,
-            ..request(
-                release.image.clone(),
-                &one_shot.bundle(),
-                one_shot.cgroup(),
-                &one_shot.host_files(),
-                said,
-                wishes,
-            )?
+            ..one_shot_request(release.image.clone(), one_shot, said, wishes)?
         })
     }
 }

@@ -4,6 +4,7 @@
 use runtime::definition::{Definition, Probe};
 use runtime::history::Cause;
 use runtime::record::Way;
+use runtime::swap::DRAIN;
 use serde::Serialize;
 
 use crate::arguments::Terms;
@@ -17,6 +18,7 @@ use crate::listing::VERSION;
 use crate::preflight::{self, Finding, Proposal, Verdict};
 use crate::print::amount::span;
 use crate::print::{self, table::table};
+use crate::settings_swap::HookCommand;
 
 /// `swap --plan --json`, and that of `rollback`.
 #[derive(Debug, Serialize)]
@@ -157,14 +159,14 @@ fn steps(proposal: &Proposal<'_>, terms: &Terms, way: Way, number: u32) -> Resul
     // An older release's tools may not understand what the newer one did.
     let has_hooks = proposal.by != Cause::Rollback;
     let at_most = span(hooks.timeout().ms);
-    for hook in hooks.pre_swap.iter().flatten().filter(|_| has_hooks) {
+    let run = |hook: &HookCommand, when_it_fails: &str| {
         let command = hook.words().join(" ");
-        add(
-            "pre-swap",
-            format!(
-                "the hook `{command}` is run in a container of {new}, for at most {at_most}; when it fails, nothing else is done"
-            ),
-        );
+        format!(
+            "the hook `{command}` is run in a container of {new}, for at most {at_most}; when it fails, {when_it_fails}"
+        )
+    };
+    for hook in hooks.pre_swap.iter().flatten().filter(|_| has_hooks) {
+        add("pre-swap", run(hook, "nothing else is done"));
     }
     let proven = proven(&proposal.definition, terms);
     let back = format!("or generation {before} ({old}) serves again (exit status 3)");
@@ -196,19 +198,17 @@ fn steps(proposal: &Proposal<'_>, terms: &Terms, way: Way, number: u32) -> Resul
     add("commit", format!("the record goes over to generation {number}: {new} serves"));
     add("soak", format!("for {} it must stay up and healthy; {back}", span(terms.soak.ms)));
     if way == Way::Steered {
-        add("drain", format!("generation {before} is given 10s to end the connections that it has left"));
+        let drain = DRAIN.as_secs();
+        add(
+            "drain",
+            format!("generation {before} is given {drain}s to end the connections that it has left"),
+        );
     }
     if way != Way::StopFirst {
         add("stop-old", stop);
     }
     for hook in hooks.post_commit.iter().flatten().filter(|_| has_hooks) {
-        let command = hook.words().join(" ");
-        add(
-            "post-commit",
-            format!(
-                "the hook `{command}` is run in a container of {new}, for at most {at_most}; when it fails, {new} serves all the same (exit status 5)"
-            ),
-        );
+        add("post-commit", run(hook, &format!("{new} serves all the same (exit status 5)")));
     }
     add("keep", kept(proposal, number)?);
     Ok(steps)

@@ -17,6 +17,7 @@ use crate::generation::Candidate;
 use crate::layout::Layout;
 use crate::limits::{self, Host, Limits};
 use crate::mounts::Volume;
+use crate::one_shot::OneShot;
 use crate::own_folders::{OwnFolders, binds_of};
 use crate::release::Release;
 use crate::service_name::ServiceName;
@@ -138,7 +139,7 @@ pub(crate) fn limits_in_files(said: &Limits) -> Result<BTreeMap<String, String>,
 }
 
 /// What a bundle says beside the specification: what it was made with.
-pub(crate) fn annotations<const N: usize>(
+fn annotations<const N: usize>(
     said: &Said,
     wishes: &Wishes,
     more: [(&str, String); N],
@@ -180,11 +181,28 @@ pub(crate) fn definition(
     })
 }
 
+/// What all one-shot containers of an image have in common.
+///
+/// # Errors
+/// As [`request`] and [`limits_in_files`].
+pub(crate) fn one_shot_request(
+    image: Unpacked,
+    place: &OneShot,
+    said: &Said,
+    wishes: &Wishes,
+) -> Result<BundleRequest, Error> {
+    Ok(BundleRequest {
+        annotations: annotations(said, wishes, []),
+        limits: limits_in_files(&said.limits(wishes))?,
+        ..request(image, &place.bundle(), place.cgroup(), &place.host_files(), said, wishes)?
+    })
+}
+
 /// What a service's generation and a one-shot container of its image have in common.
 ///
 /// # Errors
 /// [`Error::Io`] when there is no place for the copies of the host's files.
-pub(crate) fn request(
+fn request(
     image: Unpacked,
     folder: &Path,
     cgroup: String,

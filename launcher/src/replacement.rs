@@ -223,25 +223,11 @@ pub(crate) fn running(layout: &Layout, service: &ServiceName) -> Result<Record, 
     Ok(look(layout, service)?.1.record)
 }
 
-/// The record of a service that runs, as [`running`], or of one that was given up by its supervisor. Whether it runs.
-///
-/// # Errors
-/// As [`running`].
-pub(crate) fn running_or_given_up(layout: &Layout, service: &ServiceName) -> Result<(Record, bool), Error> {
-    match running(layout, service) {
-        Err(error @ Error::Runtime(runtime::Error::NotRunning { .. })) => {
-            let record = look(layout, service)?.1.record;
-            if record.state == State::CrashLoop { Ok((record, false)) } else { Err(error) }
-        }
-        found => Ok((found?, true)),
-    }
-}
-
 /// The record of a service that runs, supervised or not: nothing is changed about that.
 ///
 /// # Errors
 /// As [`running`].
-pub(crate) fn alive(layout: &Layout, service: &ServiceName) -> Result<Record, Error> {
+fn alive(layout: &Layout, service: &ServiceName) -> Result<Record, Error> {
     let (_, status) = look(layout, service)?;
     match status.alive || status.supervisor.is_some() {
         true => Ok(status.record),
@@ -249,12 +235,25 @@ pub(crate) fn alive(layout: &Layout, service: &ServiceName) -> Result<Record, Er
     }
 }
 
-/// As [`running_or_given_up`], and nothing is changed about who supervises it.
+/// The record of a service that is to be replaced on these terms: as [`running`], but a plan changes nothing, so it gives no
+/// service a supervisor either.
 ///
 /// # Errors
 /// As [`running`].
-pub(crate) fn alive_or_given_up(layout: &Layout, service: &ServiceName) -> Result<(Record, bool), Error> {
-    match alive(layout, service) {
+pub(crate) fn before(layout: &Layout, service: &ServiceName, terms: &Terms) -> Result<Record, Error> {
+    if terms.plan { alive(layout, service) } else { running(layout, service) }
+}
+
+/// The same, or the record of a service that was given up by its supervisor. Whether it runs.
+///
+/// # Errors
+/// As [`running`].
+pub(crate) fn before_or_given_up(
+    layout: &Layout,
+    service: &ServiceName,
+    terms: &Terms,
+) -> Result<(Record, bool), Error> {
+    match before(layout, service, terms) {
         Err(error @ Error::Runtime(runtime::Error::NotRunning { .. })) => {
             let record = look(layout, service)?.1.record;
             if record.state == State::CrashLoop { Ok((record, false)) } else { Err(error) }

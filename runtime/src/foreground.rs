@@ -4,10 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::attend::{Attachment, attend};
-use crate::channel::{Purpose, Request as Made};
 use crate::container;
 use crate::error::Error;
-use crate::host_files::HostFiles;
+use crate::one_shot;
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -30,24 +29,10 @@ pub struct Request {
 /// # Errors
 /// [`Error::Container`], [`Error::Execute`]; nothing of the container is left then.
 pub fn run(request: &Request) -> Result<i32, Error> {
-    let spec = container::read_spec(&request.bundle)?;
-    let failed = |error| Error::Io { doing: "copy the host's resolv.conf and hosts", source: error };
-    fs_err::create_dir_all(&request.run_folder).map_err(failed)?;
-    let host_files = HostFiles::follow(&request.run_folder.join("host")).map_err(failed)?;
-    host_files.keep_following().map_err(failed)?;
-    let create = Made::Create {
-        bundle: request.bundle.clone(),
-        run: request.run_folder.clone(),
-        cgroup: container::cgroup_of(&spec).to_owned(),
-        init: request.init,
-        purpose: Purpose::OneShot,
-        notified: false,
-    };
-    let status = attend(&create, request.attachment);
-    let cleared = container::clear(&request.run_folder, container::cgroup_of(&spec));
-    // What the command did comes first; what was left of it is said only when the command itself went well.
-    let status = status?;
-    cleared.map(|()| status)
+    one_shot::run(&request.bundle, &request.run_folder, request.init, |create, host_files| {
+        host_files.keep_following().map_err(one_shot::not_copied)?;
+        attend(create, request.attachment)
+    })
 }
 
 /// Removes what a run left behind whose process was killed: its container, where the kernel has not ended that already,

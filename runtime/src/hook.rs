@@ -12,11 +12,10 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::attend::stay;
-use crate::channel::{Purpose, Request as Create};
-use crate::container::{self, Making};
+use crate::channel::Request as Create;
+use crate::container::Making;
 use crate::error::Error;
-use crate::host_files::HostFiles;
-use crate::os;
+use crate::{one_shot, os};
 
 /// What ends a command that a person has started.
 const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
@@ -92,21 +91,9 @@ impl Drop for Signals {
 /// # Errors
 /// [`Error::Container`], [`Error::Execute`].
 pub fn run(request: &Request, signals: &Signals, heard: &mut dyn FnMut(&[u8])) -> Result<End, Error> {
-    let spec = container::read_spec(&request.bundle)?;
-    fs_err::create_dir_all(&request.run_folder).map_err(failed)?;
-    let _host_files = HostFiles::follow(&request.run_folder.join("host")).map_err(failed)?;
-    let create = Create::Create {
-        bundle: request.bundle.clone(),
-        run: request.run_folder.clone(),
-        cgroup: container::cgroup_of(&spec).to_owned(),
-        init: request.init,
-        purpose: Purpose::OneShot,
-        notified: false,
-    };
-    let ended = attend(&create, request.timeout, signals, heard);
-    let cleared = container::clear(&request.run_folder, container::cgroup_of(&spec));
-    let ended = ended?;
-    cleared.map(|()| ended)
+    one_shot::run(&request.bundle, &request.run_folder, request.init, |create, _host_files| {
+        attend(create, request.timeout, signals, heard)
+    })
 }
 
 fn attend(

@@ -46,6 +46,7 @@ pub mod limits;
 mod lock;
 pub mod log;
 mod memory;
+mod one_shot;
 mod os;
 pub mod port;
 pub mod record;

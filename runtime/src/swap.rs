@@ -16,9 +16,16 @@
 //! The commit is the record's going over to the candidate, at the beginning of the soak. So the record says at any moment
 //! which generation it is that serves, or is to serve.
 
+use std::time::Duration;
+
 use crate::error::Failure;
 use crate::lifecycle::Millis;
 use crate::record::Way;
+
+/// How long a generation may take with the connections that it has when new ones go elsewhere.
+pub const DRAIN: Duration = Duration::from_secs(10);
+/// How often it is looked whether it has any left.
+pub(crate) const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A swap under way.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -24,11 +24,7 @@ use crate::replacement::{self, Replacement};
 /// [`Error::AlreadyActive`], and those of [`Replacement::perform`].
 pub(crate) fn rollback(layout: &Layout, arguments: Rollback) -> Result<Exit, Error> {
     let (service, terms) = (&arguments.service, &arguments.terms);
-    // A plan changes nothing, so it gives no service a supervisor either.
-    let (before, is_up) = match terms.plan {
-        true => replacement::alive_or_given_up(layout, service)?,
-        false => replacement::running_or_given_up(layout, service)?,
-    };
+    let (before, is_up) = replacement::before_or_given_up(layout, service, terms)?;
     let active = before.generation;
     let target = match arguments.generation {
         Some(number) => number,

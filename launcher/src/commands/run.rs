@@ -15,7 +15,7 @@ use crate::exit::Exit;
 use crate::layout::Layout;
 use crate::one_shot::OneShot;
 use crate::own_folders::{OwnFolders, binds_of, is_empty};
-use crate::prepare::{Said, annotations, limits_in_files, request};
+use crate::prepare::{Said, one_shot_request};
 use crate::print::progress::LayerBar;
 use crate::print::{self, sentence};
 use crate::release::{self, Release};
@@ -78,16 +78,7 @@ fn describe(
         working_directory: arguments.session.workdir.clone(),
         mounts: binds,
         terminal: arguments.session.tty,
-        annotations: annotations(said, &wishes, []),
-        limits: limits_in_files(&said.limits(&wishes))?,
-        ..request(
-            release.image.clone(),
-            &one_shot.bundle(),
-            one_shot.cgroup(),
-            &one_shot.host_files(),
-            said,
-            &wishes,
-        )?
+        ..one_shot_request(release.image.clone(), one_shot, said, &wishes)?
     })
 }
 

@@ -26,11 +26,7 @@ use crate::replacement::{self, Replacement};
 /// changed.
 pub(crate) fn swap(layout: &Layout, arguments: Swap) -> Result<Exit, Error> {
     let (service, terms) = (&arguments.service, &arguments.terms);
-    // A plan changes nothing, so it gives no service a supervisor either.
-    let before = &match terms.plan {
-        true => replacement::alive(layout, service)?,
-        false => replacement::running(layout, service)?,
-    };
+    let before = &replacement::before(layout, service, terms)?;
     let said = Said::about(layout, service)?;
     let store = Store::open(&layout.store())?;
     // Until the record says that the image is in use.

@@ -257,16 +257,18 @@ pub(crate) fn swap_step(service: &str, wanted: &str, before: &str, step: Step) -
 
 /// `swap`, when the new generation serves.
 pub(crate) fn swapped(service: &str, release: &str, generation: u32, swapped: &Swapped) -> String {
-    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let (process, gap, took) = (swapped.pid, gap(ms(swapped.gap)), seconds(ms(swapped.took)));
-    format!("{service} {release} has taken over{gap} (generation {generation}, process {process}, {took})")
+    serves_now(service, &format!("{release} has taken over"), generation, swapped)
 }
 
 /// `restart`.
 pub(crate) fn restarted(service: &str, release: &str, generation: u32, swapped: &Swapped) -> String {
-    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    serves_now(service, &format!("{release} is healthy"), generation, swapped)
+}
+
+fn serves_now(service: &str, what: &str, generation: u32, swapped: &Swapped) -> String {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let (process, gap, took) = (swapped.pid, gap(ms(swapped.gap)), seconds(ms(swapped.took)));
-    format!("{service} {release} is healthy{gap} (generation {generation}, process {process}, {took})")
+    format!("{service} {what}{gap} (generation {generation}, process {process}, {took})")
 }
 
 /// `swap`, when the old generation serves after the new one has failed.

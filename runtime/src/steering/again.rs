@@ -5,18 +5,14 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::key::Key;
 use super::{Held, Steering, inode_of, sockets};
 use crate::cgroup::Hierarchy;
-
-/// How long the generation that lost may take with the connections that it has.
-const DRAIN: Duration = Duration::from_secs(10);
-/// How often it is looked whether it has any left.
-const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
+use crate::swap::{DRAIN, DRAIN_INTERVAL};
 
 /// A generation, and the cgroup that its processes are in.
 #[derive(Debug, Clone, Copy)]

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::Supervisor;
 use super::running::Running;
@@ -12,12 +13,8 @@ use crate::health::To;
 use crate::record::{State, Way};
 use crate::steering::notified::Heard;
 use crate::steering::{Binder, Bound};
-use crate::swap::Event;
+use crate::swap::{DRAIN, DRAIN_INTERVAL, Event};
 
-/// How long a generation may take with the connections that it has when new ones go elsewhere, milliseconds.
-const DRAIN_MS: u64 = 10_000;
-/// How often it is looked whether it has any left.
-const DRAIN_INTERVAL_MS: u64 = 20;
 /// A connection is nowhere for a moment between the queue and the process that accepts it: so many looks must agree.
 const DRAIN_LOOKS: u32 = 3;
 /// So many probes in a row, each on a connection of its own, must be answered by the candidate.
@@ -32,6 +29,10 @@ pub(super) struct Draining {
     empty: u32,
     until: u64,
     pub next: u64,
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Supervisor {
@@ -140,7 +141,7 @@ impl Supervisor {
     pub(super) fn drain_of(&mut self, generation: u32) {
         let now = self.now();
         let half_open = self.steering.half_open(generation).unwrap_or_default();
-        let until = now.saturating_add(DRAIN_MS);
+        let until = now.saturating_add(milliseconds(DRAIN));
         if let Some(swap) = &mut self.swap {
             swap.draining = Some(Draining { generation, half_open, empty: 0, until, next: now });
         }
@@ -165,7 +166,7 @@ impl Supervisor {
             self.swap_happens(Event::Drained { left });
             return;
         }
-        draining.next = now + DRAIN_INTERVAL_MS;
+        draining.next = now + milliseconds(DRAIN_INTERVAL);
         if let Some(swap) = &mut self.swap {
             swap.draining = Some(draining);
         }

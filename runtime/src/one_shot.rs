@@ -1,0 +1,41 @@
+//! Has a one-shot container made from its bundle and somebody stay with it, and leaves nothing of it afterwards.
+//! It knows neither what is run in it nor who stays.
+
+use std::path::Path;
+
+use crate::channel::{Purpose, Request};
+use crate::container;
+use crate::error::Error;
+use crate::host_files::HostFiles;
+
+/// Has `attend` make the container of a bundle and stay with it until it ends. It gets the copies of the host's files too,
+/// which follow the host's for as long as they live.
+///
+/// # Errors
+/// Those of `attend`, which come first: what was left of the container is said only when all else went well.
+pub(crate) fn run<T>(
+    bundle: &Path,
+    run_folder: &Path,
+    init: bool,
+    attend: impl FnOnce(&Request, HostFiles) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let spec = container::read_spec(bundle)?;
+    fs_err::create_dir_all(run_folder).map_err(not_copied)?;
+    let host_files = HostFiles::follow(&run_folder.join("host")).map_err(not_copied)?;
+    let request = Request::Create {
+        bundle: bundle.to_owned(),
+        run: run_folder.to_owned(),
+        cgroup: container::cgroup_of(&spec).to_owned(),
+        init,
+        purpose: Purpose::OneShot,
+        notified: false,
+    };
+    let attended = attend(&request, host_files);
+    let cleared = container::clear(run_folder, container::cgroup_of(&spec));
+    let attended = attended?;
+    cleared.map(|()| attended)
+}
+
+pub(crate) fn not_copied(source: std::io::Error) -> Error {
+    Error::Io { doing: "copy the host's resolv.conf and hosts", source }
+}
