@@ -1,7 +1,6 @@
 //! Finds the listeners of a service again that another supervisor, which died, had put into their groups.
 //! They need no record: whom they belong to is told by their uid and by who has them open.
 
-use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -10,7 +9,7 @@ use std::time::Instant;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::key::Key;
-use super::{Held, Steering, inode_of, sockets};
+use super::{Drain, Held, Steering, inode_of, sockets};
 use crate::cgroup::Hierarchy;
 use crate::swap::{DRAIN, DRAIN_INTERVAL};
 
@@ -63,12 +62,9 @@ impl Steering {
         self.find_again(candidate, ports)?;
         self.turn_to(winner)?;
         let loser = if winner == old.generation { candidate } else { old };
-        let half_open: HashSet<_> = self.half_open(loser.generation)?;
+        let mut drain = Drain::of(self, loser.generation);
         let deadline = Instant::now() + DRAIN;
-        while Instant::now() < deadline {
-            if self.remaining(loser.generation, loser.cgroup, &half_open)? == 0 {
-                break;
-            }
+        while !drain.look(self, Some(loser.cgroup)).done && Instant::now() < deadline {
             std::thread::sleep(DRAIN_INTERVAL);
         }
         Ok(())

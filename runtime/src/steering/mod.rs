@@ -14,6 +14,7 @@
 //! cannot join: members of a group have one owner, which is a uid that nobody else has.
 
 mod again;
+mod drain;
 pub(crate) mod filter;
 mod group;
 mod key;
@@ -33,6 +34,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
 
 pub(crate) use self::again::Side;
+pub(crate) use self::drain::{Drain, Looked};
 pub(crate) use self::group::PROBE_MARK;
 use self::group::Routes;
 use self::key::Key;

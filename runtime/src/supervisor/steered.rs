@@ -1,8 +1,6 @@
 //! What a supervisor does about the ports of its service: answers binds, turns connections over, waits until a generation
 //! has done with those it had. It decides nothing; how it is done is in `steering/`.
 
-use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::Supervisor;
@@ -12,21 +10,16 @@ use crate::error::Failure;
 use crate::health::To;
 use crate::record::{State, Way};
 use crate::steering::notified::Heard;
-use crate::steering::{Binder, Bound};
+use crate::steering::{Binder, Bound, Drain, Looked};
 use crate::swap::{DRAIN, DRAIN_INTERVAL, Event};
 
-/// A connection is nowhere for a moment between the queue and the process that accepts it: so many looks must agree.
-const DRAIN_LOOKS: u32 = 3;
 /// So many probes in a row, each on a connection of its own, must be answered by the candidate.
 pub(super) const PROOFS: u32 = 3;
 
-/// A generation that gets no new connections, and what it has left.
+/// A generation that gets no new connections, and until when it is waited for.
 #[derive(Debug)]
 pub(super) struct Draining {
-    generation: u32,
-    half_open: HashSet<SocketAddr>,
-    /// Looks in a row that have found nothing.
-    empty: u32,
+    drain: Drain,
     until: u64,
     pub next: u64,
 }
@@ -140,10 +133,10 @@ impl Supervisor {
     /// Begins to wait until a generation has no connections left.
     pub(super) fn drain_of(&mut self, generation: u32) {
         let now = self.now();
-        let half_open = self.steering.half_open(generation).unwrap_or_default();
+        let drain = Drain::of(&self.steering, generation);
         let until = now.saturating_add(milliseconds(DRAIN));
         if let Some(swap) = &mut self.swap {
-            swap.draining = Some(Draining { generation, half_open, empty: 0, until, next: now });
+            swap.draining = Some(Draining { drain, until, next: now });
         }
     }
 
@@ -154,15 +147,9 @@ impl Supervisor {
         else {
             return;
         };
-        let cgroup = self.get(draining.generation).map(|running| running.cgroup.clone());
-        let left = match cgroup {
-            Some(cgroup) => {
-                self.steering.remaining(draining.generation, &cgroup, &draining.half_open).unwrap_or(0)
-            }
-            None => 0,
-        };
-        draining.empty = if left == 0 { draining.empty + 1 } else { 0 };
-        if draining.empty >= DRAIN_LOOKS || now >= draining.until {
+        let cgroup = self.get(draining.drain.generation()).map(|running| running.cgroup.clone());
+        let Looked { left, done } = draining.drain.look(&self.steering, cgroup.as_deref());
+        if done || now >= draining.until {
             self.swap_happens(Event::Drained { left });
             return;
         }
