@@ -2,18 +2,11 @@
 
 mod support;
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use support::load::{Asking, Load};
 use support::{Host, get, until};
-
-/// A request that takes longer has failed.
-const CLIENT_PATIENCE: Duration = Duration::from_secs(20);
 
 /// A service that answers with its release's word, and as badly as its configuration says.
 struct Steered {
@@ -61,109 +54,10 @@ impl Drop for Steered {
     }
 }
 
-/// Clients that ask all the time, each request on a connection of its own and tried once.
-struct Load {
-    stop: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<Seen>>,
-}
-
-/// What clients have seen.
-#[derive(Debug, Default)]
-struct Seen {
-    requests: usize,
-    failed: Vec<String>,
-    /// Each answer, with when it was first and last seen.
-    answers: BTreeMap<String, (Instant, Instant)>,
-    slowest: Duration,
-}
-
-impl Load {
-    fn begin(port: u16, clients: usize) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let client = |_| {
-            let stop = Arc::clone(&stop);
-            std::thread::spawn(move || {
-                let mut seen = Seen::default();
-                while !stop.load(Ordering::Relaxed) {
-                    seen.ask(port);
-                    // As many connections as a busy controller gets, and not as many as the machine can make.
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                seen
-            })
-        };
-        let clients = (0..clients).map(client).collect();
-        Self { stop, clients }
-    }
-
-    fn end(self) -> Seen {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut all = Seen::default();
-        for client in self.clients {
-            let seen = client.join().expect("a client");
-            all.requests += seen.requests;
-            all.failed.extend(seen.failed);
-            all.slowest = all.slowest.max(seen.slowest);
-            for (answer, (first, last)) in seen.answers {
-                let of_all = all.answers.entry(answer).or_insert((first, last));
-                *of_all = (of_all.0.min(first), of_all.1.max(last));
-            }
-        }
-        println!(
-            "{} requests, {} failed, slowest {} ms, answers {:?}",
-            all.requests,
-            all.failed.len(),
-            all.slowest.as_millis(),
-            all.answers.keys().collect::<Vec<_>>()
-        );
-        all
-    }
-}
-
-impl Seen {
-    fn ask(&mut self, port: u16) {
-        let began = Instant::now();
-        self.requests += 1;
-        match request(port) {
-            Ok(answer) => {
-                let now = Instant::now();
-                self.answers.entry(answer).or_insert((now, now)).1 = now;
-            }
-            Err(error) => self.failed.push(format!("{error} after {} ms", began.elapsed().as_millis())),
-        }
-        self.slowest = self.slowest.max(began.elapsed());
-    }
-
-    #[track_caller]
-    fn lost_nothing(&self) -> &Self {
-        assert!(self.requests > 100, "{} requests are no load", self.requests);
-        assert_eq!(self.failed, Vec::<String>::new(), "of {} requests", self.requests);
-        self
-    }
-
-    #[track_caller]
-    fn saw_only(&self, words: &[&str]) {
-        assert_eq!(self.answers.keys().map(String::as_str).collect::<Vec<_>>(), words);
-    }
-}
-
-fn request(port: u16) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(CLIENT_PATIENCE))?;
-    stream.write_all(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
-    match head.lines().next() {
-        Some(status) if status.contains(" 200 ") => Ok(body.trim_end().to_owned()),
-        status => Err(std::io::Error::other(format!("{status:?}"))),
-    }
-}
-
 #[test]
 fn swaps_under_load_lose_no_request_and_the_new_release_is_seen_by_nobody_before_it_is_proven() {
     let it = Steered::begin();
-    let load = Load::begin(it.port, 32);
+    let load = Load::begin(&Asking::port(it.port, 32));
     for number in 0..5 {
         let release = if number % 2 == 0 { "2" } else { "1" };
         it.next_does(&format!("echo word-{number} > /www/index.html"));
@@ -187,7 +81,7 @@ fn swaps_under_load_lose_no_request_and_the_new_release_is_seen_by_nobody_before
 #[test]
 fn a_bad_release_costs_no_request_and_is_never_seen() {
     let it = Steered::begin();
-    let load = Load::begin(it.port, 16);
+    let load = Load::begin(&Asking::port(it.port, 16));
     let other = support::free_port();
     for (shell, reason) in [
         ("echo two > /www/index.html; exit 7", "it exited with status 7 before it was healthy"),
@@ -217,7 +111,7 @@ fn a_release_that_falls_ill_in_the_soak_is_left_without_a_lost_request() {
     );
     it.next_does("echo one > /www/index.html; echo well > /www/health");
     it.swap("1", &["--soak", "0s"]).succeeds();
-    let load = Load::begin(it.port, 16);
+    let load = Load::begin(&Asking::port(it.port, 16));
     it.next_does("echo two > /www/index.html; echo well > /www/health");
     let mut swap = it.host.command();
     swap.args(["swap", "busybox", "2", "--soak", "30s"]);
@@ -262,7 +156,7 @@ fn who_connects_while_a_crashed_service_is_started_again_waits_for_it() {
 #[test]
 fn a_supervisor_that_is_killed_in_a_swap_costs_no_request() {
     let it = Steered::begin();
-    let load = Load::begin(it.port, 8);
+    let load = Load::begin(&Asking::port(it.port, 8));
     for number in 0..6_u64 {
         it.next_does(&format!("echo word-{number} > /www/index.html"));
         let status = it.host.opsrun(["status", "busybox", "--json"]).succeeds().json();
