@@ -188,9 +188,15 @@ impl<S: Skip> Tape<S> {
     }
 
     fn next_header(&mut self) -> Result<Option<Header>, Fault> {
-        let rest = self.data_left + self.padding;
-        self.skip(rest)?;
-        (self.data_left, self.padding) = (0, 0);
+        self.skip(self.data_left)?;
+        self.data_left = 0;
+        // Some writers end with the last file's data, without the rest of its block: to readers of Go that is an end too.
+        let mut padding = [0; BLOCK];
+        let padding = padding.get_mut(..usize::try_from(self.padding).unwrap_or(BLOCK)).unwrap_or_default();
+        if !self.fill(padding)? {
+            return Ok(None);
+        }
+        self.padding = 0;
         let Some(block) = self.block()? else { return Ok(None) };
         if block.iter().any(|&byte| byte != 0) {
             return Header::new(block).map(Some).map_err(|reason| self.malformed(reason));
@@ -208,18 +214,23 @@ impl<S: Skip> Tape<S> {
     /// One block, or nothing at the end of the source.
     fn block(&mut self) -> Result<Option<[u8; BLOCK]>, Fault> {
         let mut block = [0; BLOCK];
+        Ok(self.fill(&mut block)?.then_some(block))
+    }
+
+    /// Reads as many bytes as fit; whether the source has not ended before them.
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<bool, Fault> {
         let mut filled = 0;
-        while filled < BLOCK {
-            match self.source.read(&mut block[filled..]) {
-                Ok(0) if filled == 0 => return Ok(None),
+        while filled < bytes.len() {
+            match self.source.read(&mut bytes[filled..]) {
+                Ok(0) if filled == 0 => return Ok(false),
                 Ok(0) => return Err(Fault::Ends { entry: self.latest.clone() }),
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Fault::Io(error)),
             }
         }
-        self.at += BLOCK as u64;
-        Ok(Some(block))
+        self.at += bytes.len() as u64;
+        Ok(true)
     }
 
     fn skip(&mut self, bytes: u64) -> Result<(), Fault> {

@@ -48,8 +48,12 @@ pub fn make_equal(from: &Path, to: &Path, except: &[PathBuf]) -> Result<()> {
         Err(errno) => return Err(Error::io(format!("lock {}", to.display()), errno)),
     }
     let root = target.as_fd();
-    Equal { root, except, shown: to, links: HashMap::new(), at: PathBuf::new(), depth: 0 }
-        .folder(source.as_fd(), root)
+    let made = Equal { root, except, shown: to, links: HashMap::new(), at: PathBuf::new(), depth: 0 }
+        .folder(source.as_fd(), root);
+    // Not left to closing: a process that another thread is just starting has the folder open as well (flock(2)).
+    flock(&target, FlockOperation::Unlock)
+        .map_err(|errno| Error::io(format!("unlock {}", to.display()), errno))?;
+    made
 }
 
 /// A folder being made equal.
