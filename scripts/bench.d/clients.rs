@@ -1,8 +1,8 @@
 //! Clients for a bench: they ask until standard input ends, or for a time, and then tell what they have seen as JSON.
 //! It knows nothing of what they ask.
 //!
-//!     clients ADDRESS:PORT [--path PATH]... [--header 'NAME: VALUE']... [--clients N] [--keep-alive] [--pause MS]
-//!             [--patience MS] [--seconds S]
+//!     clients ADDRESS:PORT [--path=PATH]... [--header='NAME: VALUE']... [--clients=N] [--keep-alive] [--pause=MS]
+//!             [--patience=MS] [--seconds=S]
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -18,16 +18,16 @@ fn main() {
     let address = arguments.next().and_then(|word| word.parse().ok()).expect("ADDRESS:PORT");
     let mut asking = Asking { address, paths: Vec::new(), ..Asking::port(0, 64) };
     let mut seconds = None;
-    while let Some(option) = arguments.next() {
+    for option in arguments {
         if option == "--keep-alive" {
             asking.keep_alive = true;
             continue;
         }
-        let value = arguments.next().expect("a value");
+        let (name, value) = option.split_once('=').expect("--OPTION=VALUE");
         let number = || value.parse().expect("a number");
-        match option.as_str() {
-            "--path" => asking.paths.push(value),
-            "--header" => asking.headers.push(value),
+        match name {
+            "--path" => asking.paths.push(value.to_owned()),
+            "--header" => asking.headers.push(value.to_owned()),
             "--clients" => asking.clients = value.parse().expect("a number"),
             "--pause" => asking.pause = Duration::from_millis(number()),
             "--patience" => asking.patience = Duration::from_millis(number()),
