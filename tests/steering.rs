@@ -5,54 +5,9 @@ mod support;
 use std::net::TcpStream;
 use std::time::Duration;
 
+use support::get;
 use support::load::{Asking, Load};
-use support::{Host, get, until};
-
-/// A service that answers with its release's word, and as badly as its configuration says.
-struct Steered {
-    host: Host,
-    port: u16,
-}
-
-impl Steered {
-    /// Release 1 runs and answers "one".
-    fn begin() -> Self {
-        let (host, port) = Host::with_busybox();
-        let archive = support::image("busybox-1.tar");
-        host.opsrun(["load", "--tag", "busybox:2", &archive.display().to_string()]).succeeds();
-        let it = Self { host, port };
-        it.next_does("echo one > /www/index.html");
-        it.host.opsrun(["start", "busybox:1"]).succeeds();
-        it
-    }
-
-    /// What the next generation does before it serves; the old one has a copy of its own.
-    fn next_does(&self, shell: &str) {
-        let configuration = format!("listen=127.0.0.1:{}\n{shell}\n", self.port);
-        self.host.write("opt/busybox/conf/busybox.conf", &configuration);
-    }
-
-    fn swap(&self, release: &str, more: &[&str]) -> support::Done {
-        let mut arguments = vec!["swap", "busybox", release];
-        arguments.extend_from_slice(more);
-        self.host.opsrun(arguments)
-    }
-
-    fn serves(&self, word: &str) {
-        assert_eq!(get(self.port, "/").as_deref(), Some(format!("{word}\n").as_str()));
-        assert_eq!(self.host.service("busybox")["state"], "running");
-        assert_eq!(self.host.cgroups().len(), 1, "a container beside the one that serves");
-    }
-}
-
-impl Drop for Steered {
-    fn drop(&mut self) {
-        let _ = self.host.opsrun(["stop", "busybox"]);
-        if !std::thread::panicking() {
-            until("nothing is left", || self.host.left_over().is_empty());
-        }
-    }
-}
+use support::steered::Steered;
 
 #[test]
 fn swaps_under_load_lose_no_request_and_the_new_release_is_seen_by_nobody_before_it_is_proven() {

@@ -14,6 +14,7 @@ use crate::mounts::Volume;
 use crate::service_name::{ServiceName, ServiceRelease, parse_release};
 use crate::since::Since;
 use crate::time_span::TimeSpan;
+use runtime::share::Share;
 
 /// Runs OpenStack API services from container images, with no container daemon
 #[derive(Debug, Parser)]
@@ -133,7 +134,7 @@ pub(crate) enum Command {
             what cannot end well is refused (exit status 1). Hooks of the settings are run in the new image: when a \
             post_commit fails, the new one serves all the same (exit status 5).",
         after_help = "Examples:\n  opsrun swap keystone juno --plan\n  opsrun swap keystone juno\n  opsrun swap keystone juno --soak 2m --timeout 5m\
-            \n  opsrun swap keystone juno --config ./keystone-juno"
+            \n  opsrun swap keystone juno --canary 10% --for 5m\n  opsrun swap keystone juno --config ./keystone-juno"
     )]
     Swap(Swap),
     /// Put an earlier generation in place of the one that runs, with its image, limits and configuration
@@ -466,6 +467,15 @@ pub(crate) struct Terms {
     /// How long it may take until it is healthy [default: as the service's health check says]
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<TimeSpan>,
+    /// Send this share of new connections to the new generation first, and all of them only when it has stood that
+    #[arg(long, value_name = "SHARE")]
+    pub canary: Option<Share>,
+    /// For how long [default: 60s]
+    #[arg(long = "for", value_name = "TIME", requires = "canary")]
+    pub canary_for: Option<TimeSpan>,
+    /// How long the old generation may take to end the connections that it has left [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    pub drain: Option<TimeSpan>,
     /// Only say what would be done, step by step, and what speaks against it
     #[arg(long)]
     pub plan: bool,
@@ -485,6 +495,9 @@ impl Terms {
     pub(crate) const WITHOUT_SOAK: Self = Self {
         soak: TimeSpan { ms: 0 },
         timeout: None,
+        canary: None,
+        canary_for: None,
+        drain: None,
         plan: false,
         force: false,
         json: false,

@@ -8,7 +8,8 @@
 use std::path::PathBuf;
 
 use runtime::definition::Definition;
-use runtime::record::{Exit, Health, Record, State};
+use runtime::record::{Canary, Exit, Health, Other, Record, State, Swapping, Way};
+use runtime::share::Share;
 use runtime::status::Status;
 use serde::Serialize;
 
@@ -115,12 +116,57 @@ pub(crate) struct ServiceStatus {
     pub definition: Option<Definition>,
     /// The configuration.
     pub configuration: Option<Configuration>,
+    /// The other generation, while one takes another's place.
+    pub swap: Option<SwapUnderWay>,
     /// Hooks of its active generation that have not been run to their end.
     pub pending_hooks: Vec<Vec<String>>,
     /// The file with the output of its active generation.
     pub output: PathBuf,
     /// Its settings file, whether it is there or not.
     pub settings: PathBuf,
+}
+
+/// The generation that a service has beside its active one.
+#[derive(Debug, Serialize)]
+pub(crate) struct SwapUnderWay {
+    /// How one takes the other's place.
+    pub way: Way,
+    /// Whether it is tried, or is kept until the active one has stood its soak.
+    pub other: Other,
+    /// Its number.
+    pub generation: u32,
+    /// Its release.
+    pub release: String,
+    /// When the swap began.
+    pub began_at: String,
+    /// What it gets of clients' new connections, while it gets a share.
+    pub canary: Option<CanaryUnderWay>,
+}
+
+/// A share of clients' new connections.
+#[derive(Debug, Serialize)]
+pub(crate) struct CanaryUnderWay {
+    /// Of the connections, in millionths.
+    pub share_ppm: Share,
+    /// When it gets all, if it stays healthy until then.
+    pub until: String,
+}
+
+impl From<&Swapping> for SwapUnderWay {
+    fn from(swap: &Swapping) -> Self {
+        let canary = swap.canary;
+        Self {
+            way: swap.way,
+            other: swap.other,
+            generation: swap.generation,
+            release: swap.release.clone(),
+            began_at: timestamp(swap.began_at_ms),
+            canary: canary.map(|Canary { share, until_ms }| CanaryUnderWay {
+                share_ppm: share,
+                until: timestamp(until_ms),
+            }),
+        }
+    }
 }
 
 /// How a container ended.

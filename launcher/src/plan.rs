@@ -4,7 +4,7 @@
 use runtime::definition::{Definition, Probe};
 use runtime::history::Cause;
 use runtime::record::Way;
-use runtime::swap::DRAIN;
+use runtime::swap::Canary;
 use serde::Serialize;
 
 use crate::arguments::Terms;
@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     pub way: Way,
     /// Why that way.
     pub way_reason: String,
+    /// The share of the connections that the new one would get first; null when it would get all at once.
+    pub canary: Option<Canary>,
     /// For how long nothing would serve, in words.
     pub gap: String,
     /// What was found, check by check.
@@ -97,10 +99,7 @@ pub(crate) fn show(proposal: &Proposal<'_>, terms: &Terms) -> Result<Exit, Error
 fn make(proposal: &Proposal<'_>, terms: &Terms) -> Result<Plan, Error> {
     let checks = preflight::look(proposal);
     let nothing_to_do = proposal.is_what_runs()?;
-    let (mut way, mut way_reason) = proposal.way();
-    if terms.stop_first && way != Way::StopFirst {
-        (way, way_reason) = (Way::StopFirst, "it is asked for".to_owned());
-    }
+    let (way, way_reason) = proposal.way();
     let number = generation::next_number(&proposal.layout.service(proposal.service))?;
     let before = proposal.before;
     let new = &proposal.definition;
@@ -128,6 +127,7 @@ fn make(proposal: &Proposal<'_>, terms: &Terms) -> Result<Plan, Error> {
         outcome,
         way,
         way_reason,
+        canary: proposal.canary,
         gap: gap(way, &before.release, &new.release),
         checks,
         steps: steps(proposal, terms, way, number)?,
@@ -192,17 +192,23 @@ fn steps(proposal: &Proposal<'_>, terms: &Terms, way: Way, number: u32) -> Resul
             );
         }
     }
+    if let (Way::Steered, Some(Canary { share, for_ms })) = (way, proposal.canary) {
+        let time = span(for_ms);
+        add(
+            "canary",
+            format!(
+                "{share} of new connections go to generation {number} for {time}; when it ends or one probe fails, they go back (exit status 3)"
+            ),
+        );
+    }
     if way == Way::Steered {
         add("turn", format!("new connections go to generation {number}, all from one moment on"));
     }
     add("commit", format!("the record goes over to generation {number}: {new} serves"));
     add("soak", format!("for {} it must stay up and healthy; {back}", span(terms.soak.ms)));
     if way == Way::Steered {
-        let drain = DRAIN.as_secs();
-        add(
-            "drain",
-            format!("generation {before} is given {drain}s to end the connections that it has left"),
-        );
+        let drain = span(proposal.said.both.swap.drain_ms(terms));
+        add("drain", format!("generation {before} is given {drain} to end the connections that it has left"));
     }
     if way != Way::StopFirst {
         add("stop-old", stop);

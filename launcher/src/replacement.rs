@@ -1,14 +1,12 @@
 //! How a prepared generation takes the place of the one that runs, and how its outcome is seen: for `swap` and `rollback`.
 //! It does not know how the supervisor does it, and believes no outcome that it has not seen.
 
-use std::time::Duration;
-
 use runtime::Failure;
-use runtime::client::{self, SwapRequest};
+use runtime::client;
 use runtime::folders::ServiceFolders;
 use runtime::history::{Cause, End, History, Kind};
 use runtime::record::{Record, State};
-use runtime::swap::Step;
+use runtime::swap::{Canary, Request, Step};
 use runtime::{status, systemd};
 
 use crate::arguments::Terms;
@@ -45,6 +43,10 @@ pub(crate) struct Replacement<'a> {
     pub put_back: Option<PutBack<'a>>,
     /// On which terms.
     pub terms: &'a Terms,
+    /// The share of the connections that it gets first.
+    pub canary: Option<Canary>,
+    /// How long the old one may take to end the connections that it has left, milliseconds.
+    pub drain_ms: u64,
     /// Whose hooks are run around it: none for a rollback, since an older release's tools may not understand what the newer
     /// one has done.
     pub hooked: Option<Hooked<'a>>,
@@ -117,11 +119,13 @@ impl Replacement<'_> {
         let (service, before) = (self.service.as_str(), &self.before.release);
         let folders = self.layout.service(self.service);
         let (number, wanted) = (self.candidate.number(), self.candidate.release());
-        let request = SwapRequest {
+        let request = Request {
             generation: number,
-            soak: Duration::from_millis(self.terms.soak.ms),
-            start_timeout: self.terms.timeout.map(|timeout| Duration::from_millis(timeout.ms)),
+            soak_ms: self.terms.soak.ms,
+            drain_ms: Some(self.drain_ms),
+            start_timeout_ms: self.terms.timeout.map(|timeout| timeout.ms),
             stop_first: self.terms.stop_first,
+            canary: self.canary,
         };
         let mut on = |step| {
             let text = match (self.by, &step) {
@@ -135,7 +139,7 @@ impl Replacement<'_> {
                 print::note(&text);
             }
         };
-        match client::swap(&folders, &request, &mut on) {
+        match client::swap(&folders, request, &mut on) {
             Ok(swapped) if self.by == Cause::Restart => {
                 Ok(sentence::restarted(service, &wanted, number, &swapped))
             }

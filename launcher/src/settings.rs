@@ -15,7 +15,7 @@ use crate::limits::Limits;
 use crate::limits_value::Size;
 use crate::series::Series;
 use crate::service_name::ServiceName;
-use crate::settings_swap::{Hooks, PointOfNoReturn};
+use crate::settings_swap::{self, Hooks, PointOfNoReturn};
 use crate::settings_value::{ContainerPath, Entry, Port, SeccompChoice, SignalName, UrlPath};
 use crate::time_span::TimeSpan;
 
@@ -68,6 +68,8 @@ pub(crate) struct Settings {
     pub log: Log,
     /// How much of the past is kept.
     pub generations: Generations,
+    /// On which terms a swap is done.
+    pub swap: settings_swap::Terms,
     /// What is run around a swap.
     pub hooks: Hooks,
     /// The series its releases are of.
@@ -269,6 +271,7 @@ impl Settings {
                 keep: self.generations.keep.or(under.generations.keep),
                 history: self.generations.history.or(under.generations.history),
             },
+            swap: self.swap.over(under.swap),
             hooks: self.hooks.over(under.hooks),
             releases: self.releases.or(under.releases),
             point_of_no_return: self.point_of_no_return.or(under.point_of_no_return),
@@ -419,6 +422,10 @@ mod tests {
             [generations]
             keep = 3
             history = 50
+            [swap]
+            canary = "10%"
+            canary_for = "5m"
+            drain = "30s"
             [hooks]
             pre_swap = [["keystone-manage", "db_sync", "--expand"]]
             post_commit = [["true"], ["sh", "-c", "date"]]
@@ -470,6 +477,8 @@ mod tests {
             "[limits]\ndevice_read_bps = [\"sda\"]\n",
             "[limits]\nmemroy = \"512m\"\n",
             "[generations]\nkeep = 0\n",
+            "[swap]\ncanary = \"100%\"\n",
+            "[swap]\ncanary = 10\n",
             "[hooks]\npre_swap = [[]]\n",
             "[hooks]\npost_commit = [\"true\"]\n",
             "[hooks]\npost_swap = [[\"true\"]]\n",

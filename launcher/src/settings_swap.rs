@@ -1,9 +1,12 @@
-//! What can be said about a swap in a service's file: hooks, and where there is no way back.
+//! What can be said about a swap in a service's file: its terms, hooks, and where there is no way back.
 //! It knows neither containers nor releases; the hooks are run by `hooks.rs`.
 
+use runtime::share::Share;
+use runtime::swap::{Canary, DRAIN};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
+use crate::arguments;
 use crate::time_span::TimeSpan;
 
 /// Commands that are run around a swap, each in a container of its own of the new image.
@@ -35,6 +38,49 @@ impl Hooks {
     pub(crate) fn timeout(&self) -> TimeSpan {
         self.timeout.unwrap_or(Self::TIMEOUT)
     }
+}
+
+/// On which terms a swap is done, when nothing else is typed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Terms {
+    /// The share of new connections that goes to the new generation of a `swap` first.
+    #[serde(deserialize_with = "read_share")]
+    pub canary: Option<Share>,
+    /// For how long.
+    pub canary_for: Option<TimeSpan>,
+    /// How long the old generation may take to end the connections that it has left.
+    pub drain: Option<TimeSpan>,
+}
+
+impl Terms {
+    const CANARY_FOR: TimeSpan = TimeSpan { ms: 60_000 };
+
+    /// These, with what they leave out taken from `under`.
+    pub(crate) fn over(self, under: Self) -> Self {
+        Self {
+            canary: self.canary.or(under.canary),
+            canary_for: self.canary_for.or(under.canary_for),
+            drain: self.drain.or(under.drain),
+        }
+    }
+
+    /// The share for the new generation of a `swap`; what is typed wins, and `0%` is none.
+    pub(crate) fn canary(&self, typed: &arguments::Terms) -> Option<Canary> {
+        let share = typed.canary.or(self.canary).filter(|share| !share.is_none())?;
+        let time = typed.canary_for.or(self.canary_for).unwrap_or(Self::CANARY_FOR);
+        Some(Canary { share, for_ms: time.ms })
+    }
+
+    /// How long the old generation may take; what is typed wins.
+    pub(crate) fn drain_ms(&self, typed: &arguments::Terms) -> u64 {
+        let default = || u64::try_from(DRAIN.as_millis()).unwrap_or(u64::MAX);
+        typed.drain.or(self.drain).map_or_else(default, |time| time.ms)
+    }
+}
+
+fn read_share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Share>, D::Error> {
+    String::deserialize(deserializer)?.parse().map(Some).map_err(D::Error::custom)
 }
 
 /// A program and its arguments.

@@ -25,7 +25,7 @@ use crate::limits::Limits;
 use crate::lock::Lock;
 use crate::port;
 use crate::record::{Record, State};
-use crate::swap::Step;
+use crate::swap::{Request, Step};
 use crate::{keep, supervisor, systemd};
 
 /// A supervisor that is about to come is waited for so long.
@@ -337,19 +337,6 @@ pub fn update(
     }
 }
 
-/// One generation to be put in place of another.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SwapRequest {
-    /// The candidate: its bundle is ready at [`ServiceFolders::generation`].
-    pub generation: u32,
-    /// How long it is watched, once it serves, before the old generation is given up.
-    pub soak: Duration,
-    /// How long it may take until it is healthy, when not as its definition says.
-    pub start_timeout: Option<Duration>,
-    /// Whether the old generation is to be stopped first, also where another way would do.
-    pub stop_first: bool,
-}
-
 /// A generation that took another's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Swapped {
@@ -368,23 +355,12 @@ pub struct Swapped {
 /// [`Error::CandidateFailed`] says whether the old generation serves again. [`Error::NotRunning`], [`Error::Swapping`] by
 /// way of [`Error::Supervisor`]: nothing has changed. [`Error::SwapCancelled`], [`Error::SupervisorGone`]: look at the
 /// record.
-pub fn swap(
-    folders: &ServiceFolders,
-    request: &SwapRequest,
-    on: &mut dyn FnMut(Step),
-) -> Result<Swapped, Error> {
+pub fn swap(folders: &ServiceFolders, request: Request, on: &mut dyn FnMut(Step)) -> Result<Swapped, Error> {
     let began = Instant::now();
     let service = folders.name().to_owned();
     let mut supervisor =
         supervisor_of(folders)?.ok_or_else(|| Error::NotRunning { service: service.clone() })?;
-    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let command = Command::Swap {
-        generation: request.generation,
-        soak_ms: milliseconds(request.soak),
-        start_timeout_ms: request.start_timeout.map(milliseconds),
-        stop_first: request.stop_first,
-    };
-    let mut answer = ask(&mut supervisor, &command, folders)?;
+    let mut answer = ask(&mut supervisor, &Command::Swap(request), folders)?;
     loop {
         return match answer {
             Answer::Step(step) => {

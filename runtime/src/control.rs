@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
 use crate::limits::Limits;
-use crate::swap::Step;
+use crate::swap::{Request, Step};
 
 /// A line is never longer; whoever sends more is cut off.
 const LINE_BYTES_MAX: usize = 256 * 1024;
@@ -35,18 +35,8 @@ pub(crate) enum Command {
     Adopt,
     /// Stop the service.
     Stop,
-    /// Put the bundle of this generation in place of the one that runs.
-    Swap {
-        /// Its number.
-        generation: u32,
-        /// How long it is watched until it is accepted, milliseconds.
-        soak_ms: u64,
-        /// How long it may take until it is healthy, milliseconds, when not as its definition says.
-        start_timeout_ms: Option<u64>,
-        /// Whether the one that runs is to be stopped first, also where another way would do.
-        #[serde(default)]
-        stop_first: bool,
-    },
+    /// Put the bundle of a generation in place of the one that runs.
+    Swap(Request),
     /// Change the limits of what runs.
     Update {
         /// All that it has from now on.

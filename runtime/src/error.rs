@@ -127,6 +127,14 @@ pub enum Error {
         /// The release of the candidate.
         release: String,
     },
+    /// No share of the connections can be sent to a candidate first, and that was asked for.
+    #[error("no share of the connections to {service} can go to another generation first")]
+    NoCanary {
+        /// The service.
+        service: String,
+        /// Why not.
+        source: Failure,
+    },
     /// A port the service needs has a listener already.
     #[error("port {port} is taken by {holder}")]
     PortTaken {

@@ -18,7 +18,7 @@ use crate::channel::Request;
 use crate::container::{Made, Making};
 use crate::definition::{HealthCheck, Probe};
 use crate::enter;
-use crate::steering::{PROBE_MARK, sockets};
+use crate::steering::{PROBE_MARK, SERVING_MARK, sockets};
 
 /// An answer's status line and headers are never longer.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
@@ -50,11 +50,24 @@ pub(crate) struct Prober {
 pub(crate) enum To {
     /// Whoever gets the connections to the port.
     Whoever,
+    /// The generation that serves, also where a share of the connections to the port goes elsewhere.
+    Serving,
     /// The container, past the generation that serves: it counts only what it answers itself, and the connection has the mark
     /// by which it is told from clients'.
     Itself,
     /// The same, and it does not listen yet: another would get the connection.
     Nobody,
+}
+
+impl To {
+    /// What its connections are told by from clients'.
+    fn mark(self) -> Option<u32> {
+        match self {
+            Self::Whoever | Self::Nobody => None,
+            Self::Serving => Some(SERVING_MARK),
+            Self::Itself => Some(PROBE_MARK),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -244,7 +257,7 @@ impl Prober {
                 Some(Err("it does not listen on its port yet".to_owned()))
             }
             Probe::Tcp { address, port } | Probe::Http { address, port, .. } => {
-                match connect(&address, port, self.to == To::Itself) {
+                match connect(&address, port, self.to.mark()) {
                     Ok(socket) => {
                         self.attempt = Attempt::Connecting { socket, until };
                         None
@@ -420,14 +433,14 @@ fn pidfd_of(pid: Pid) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
 }
 
-fn connect(address: &str, port: u16, marked: bool) -> io::Result<OwnedFd> {
+fn connect(address: &str, port: u16, mark: Option<u32>) -> io::Result<OwnedFd> {
     let address: IpAddr =
         address.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    if marked {
-        setsockopt(&socket, sockopt::Mark, &PROBE_MARK)?;
+    if let Some(mark) = mark {
+        setsockopt(&socket, sockopt::Mark, &mark)?;
     }
     match rustix::net::connect(&socket, &SocketAddr::new(address, port)) {
         Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(socket),

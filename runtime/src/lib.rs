@@ -52,6 +52,7 @@ pub mod port;
 pub mod record;
 pub mod replace;
 mod seccomp;
+pub mod share;
 pub mod stats;
 pub mod status;
 mod steering;

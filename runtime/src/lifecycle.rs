@@ -25,6 +25,9 @@ const START_PROBE_INTERVAL_MS: u64 = 100;
 /// The same for a probe that costs a process each time.
 const START_COMMAND_INTERVAL_MS: u64 = 1000;
 
+/// One that is watched closely is probed at least this often, milliseconds.
+const CLOSE_INTERVAL_MS: u64 = 1000;
+
 /// An end that comes so soon after a kill for want of memory comes from it: a program that has lost a worker may give up.
 const OUT_OF_MEMORY_BLAMED_MS: u64 = 5_000;
 
@@ -40,6 +43,8 @@ pub(crate) struct Life {
     proven: bool,
     /// Whether it is the candidate of a swap: nothing that goes wrong is forgiven until it is accepted.
     trial: bool,
+    /// Whether a single failed probe counts.
+    closely: bool,
     unhealthy: bool,
     /// So many probes must succeed in a row until it is healthy: of several workers each may be ready at a time of its own.
     proofs: u32,
@@ -89,6 +94,12 @@ pub(crate) enum Event {
     Park,
     /// What it was parked for has come.
     Release,
+    /// Clients are sent to it although it is on trial: it is probed more often, and one failed probe is too many. Or that is
+    /// over.
+    Watch {
+        /// Whether it begins.
+        closely: bool,
+    },
     /// The trial is over, and it has stood it.
     Accept,
     /// A person wants it down.
@@ -164,6 +175,7 @@ impl Life {
             phase: Phase::Down,
             proven: false,
             trial: false,
+            closely: false,
             unhealthy: false,
             proofs: 1,
             probe_successes: 0,
@@ -250,8 +262,12 @@ impl Life {
                 self.fail(failure, now)
             }
             (Phase::Running { .. }, Event::Probed(result)) => self.probed_while_running(result, now),
+            (Phase::Running { .. }, Event::Watch { closely }) => {
+                self.closely = closely;
+                self.probe_again()
+            }
             (Phase::Running { .. }, Event::Accept) => {
-                self.trial = false;
+                (self.trial, self.closely) = (false, false);
                 self.proven = true;
                 self.proofs = 1;
                 Vec::new()
@@ -338,9 +354,13 @@ impl Life {
             }
             Err(reason) => {
                 self.probe_failures = self.probe_failures.saturating_add(1);
-                if self.probe_failures >= self.rules.health.retries && !self.unhealthy {
+                let too_many = if self.closely { 1 } else { self.rules.health.retries };
+                if self.probe_failures >= too_many && !self.unhealthy {
                     self.unhealthy = true;
-                    let verdict = format!("its health check failed {} times in a row", self.probe_failures);
+                    let verdict = match self.probe_failures {
+                        1 => "its health check failed".to_owned(),
+                        times => format!("its health check failed {times} times in a row"),
+                    };
                     let failure = Failure::new(reason).within(verdict);
                     if self.trial {
                         return self.fail(failure, now);
@@ -356,6 +376,7 @@ impl Life {
     fn probe_again(&self) -> Vec<Action> {
         match self.rules.health.probe {
             Probe::Runs { .. } => Vec::new(),
+            _ if self.closely => vec![Action::Probe(self.rules.health.interval_ms.min(CLOSE_INTERVAL_MS))],
             _ => vec![Action::Probe(self.rules.health.interval_ms)],
         }
     }

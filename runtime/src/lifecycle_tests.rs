@@ -295,3 +295,20 @@ fn on_trial_nothing_is_forgiven_and_nothing_cleared_until_it_is_accepted() {
     let (life, actions) = on_trial(&[&healthy[..], &[Event::Accept, Event::Exited(1)]].concat());
     assert_eq!((life.state(), life.start_failed()), (State::BackingOff, false), "{actions:?}");
 }
+
+#[test]
+fn one_that_has_clients_on_trial_is_probed_more_often_and_one_failed_probe_is_too_many() {
+    let healthy = [Event::Start, Event::Created, Event::Executed, Event::Probed(Ok(()))];
+    let watched = [&healthy[..], &[Event::Watch { closely: true }]].concat();
+    let (_, actions) = on_trial(&watched);
+    let often = rules().health.interval_ms.min(1000);
+    assert_eq!(actions, [Action::Probe(often)]);
+    let ill = Event::Probed(Err("answered 500".into()));
+    let (life, actions) = on_trial(&[&watched[..], std::slice::from_ref(&ill)].concat());
+    let failure = Failure::new("answered 500").within("its health check failed");
+    assert_eq!(actions.last(), Some(&Action::Report(Outcome::StartFailed(failure))));
+    assert!(life.is_over());
+    // When it has all clients, it is as with any other.
+    let (life, _) = on_trial(&[&watched[..], &[Event::Watch { closely: false }, ill]].concat());
+    assert_eq!((life.state(), life.health()), (State::Running, Health::Healthy));
+}

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Failure};
 use crate::folders::ServiceFolders;
 use crate::replace::replace_file;
+use crate::share::Share;
 
 /// The version written; a higher one is refused when read.
 ///
@@ -83,6 +84,20 @@ pub struct Swapping {
     pub process: Option<Process>,
     /// When the swap began.
     pub began_at_ms: u64,
+    /// What the candidate gets of clients' new connections, while it gets a share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
+}
+
+/// A share of clients' new connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Canary {
+    /// Of the connections.
+    #[serde(rename = "share_ppm")]
+    pub share: Share,
+    /// When the candidate gets all, if it stays healthy until then.
+    pub until_ms: u64,
 }
 
 /// What the generation is that a record is not about.

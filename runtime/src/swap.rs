@@ -4,10 +4,12 @@
 //! ```text
 //! stop-first     Making ─parked─▶ StoppingOld ─down─▶ Proving ─healthy─▶ Soaking ─over─▶ swapped
 //! side by side   Making ──────────── healthy, while the old one serves ─▶ Soaking ─over─▶ Retiring ─down─▶ swapped
-//! steered        Making ─ healthy, seen by probes alone ─▶ Turning ─▶ Soaking ─over─▶ Draining ─▶ Retiring ─down─▶ swapped
+//! steered        Making ─ healthy, seen by probes alone ─▶ (Sharing) ─▶ Turning ─▶ Soaking ─over─▶ Draining ─▶ Retiring ─down─▶ swapped
 //!                   │ it would take clients before it is proven                │ failed     │
 //!                   ▼                                                          └──────┬─────┘
 //!                stop-first                                         Withdrawing ◀─────┘ turned back, then cleared
+//!
+//! Sharing, where it is asked for: a share of the connections goes to the candidate first, for a time; one failed probe ends it.
 //!
 //! anything wrong before the soak: the candidate is cleared without grace, and the old one, where it was stopped, is
 //! started again (Returning). In the soak: the record goes back to the old generation first, then the same.
@@ -18,14 +20,48 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Failure;
 use crate::lifecycle::Millis;
 use crate::record::Way;
+use crate::share::Share;
 
-/// How long a generation may take with the connections that it has when new ones go elsewhere.
+/// How long a generation may take with the connections that it has when new ones go elsewhere, when nothing else is said.
 pub const DRAIN: Duration = Duration::from_secs(10);
 /// How often it is looked whether it has any left.
 pub(crate) const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The candidate: its bundle is ready at [`generation`](crate::folders::ServiceFolders::generation).
+    pub generation: u32,
+    /// How long it is watched, once it serves, before the old generation is given up, milliseconds.
+    pub soak_ms: u64,
+    /// How long a generation may take to end what connections it has when new ones go elsewhere, milliseconds, when not
+    /// [`DRAIN`].
+    #[serde(default)]
+    pub drain_ms: Option<u64>,
+    /// How long it may take until it is healthy, milliseconds, when not as its definition says.
+    pub start_timeout_ms: Option<u64>,
+    /// Whether the old generation is to be stopped first, also where another way would do.
+    #[serde(default)]
+    pub stop_first: bool,
+    /// The share of connections that goes to it first. Where there can be none, nothing is done.
+    #[serde(default)]
+    pub canary: Option<Canary>,
+}
+
+/// A share of clients' new connections that goes to a healthy candidate before all do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canary {
+    /// Of the connections.
+    #[serde(rename = "share_ppm")]
+    pub share: Share,
+    /// For so long, milliseconds.
+    pub for_ms: u64,
+}
 
 /// A swap under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +70,7 @@ pub(crate) struct Swap {
     /// Why this way.
     reason: String,
     soak_ms: u64,
+    canary: Option<Canary>,
     stage: Stage,
     failure: Option<Failure>,
     /// When the old generation was asked to end, and for how long nothing served.
@@ -46,6 +83,7 @@ enum Stage {
     Making,
     StoppingOld,
     Proving,
+    Sharing,
     Turning,
     Soaking,
     Draining,
@@ -68,6 +106,8 @@ pub(crate) enum Event {
     Failed(Failure),
     /// The candidate would take connections that are the old one's, and waits with that; why.
     Collides(String),
+    /// A share of new connections goes to the candidate.
+    Shared,
     /// New connections go to the candidate.
     Turned,
     /// The generation that no connection is sent to any more has done with those it had, or has had its time.
@@ -81,8 +121,8 @@ pub(crate) enum Event {
     OldHealthy,
     /// The old generation could not be started again.
     OldFailed(Failure),
-    /// The soak is over.
-    SoakOver,
+    /// The time asked for by [`Action::Wake`] has come.
+    TimeIsUp,
     /// The service is to end, or the host goes down.
     Cancel,
 }
@@ -101,6 +141,8 @@ pub(crate) enum Action {
     ReleaseCandidate,
     /// Make ready a candidate again after it was cleared.
     PrepareCandidate,
+    /// Send a share of new connections to the candidate, and watch it closely.
+    Share(Canary),
     /// Send new connections to the candidate.
     Turn,
     /// Send new connections to the old generation, as before.
@@ -115,7 +157,7 @@ pub(crate) enum Action {
     /// The old generation is the active one again.
     Uncommit,
     /// Wake up at this time.
-    Soak(Millis),
+    Wake(Millis),
     /// The candidate is not on trial any more.
     Accept,
     /// Kill the candidate and remove all of it.
@@ -145,6 +187,8 @@ pub enum Step {
     StoppingOld,
     /// The candidate was started.
     Proving,
+    /// The candidate is healthy, and gets a share of the connections first.
+    Sharing(Canary),
     /// The candidate is healthy and serves; it is watched for a while.
     Soaking {
         /// For so long nothing served, milliseconds; 0 when the old one served until the candidate did.
@@ -194,7 +238,21 @@ pub(crate) enum Verdict {
 impl Swap {
     /// A swap in this way, for this reason, with a soak of so many milliseconds.
     pub(crate) fn new(way: Way, reason: String, soak_ms: u64) -> Self {
-        Self { way, reason, soak_ms, stage: Stage::Making, failure: None, silent_since: None, gap_ms: 0 }
+        Self {
+            way,
+            reason,
+            soak_ms,
+            canary: None,
+            stage: Stage::Making,
+            failure: None,
+            silent_since: None,
+            gap_ms: 0,
+        }
+    }
+
+    /// The same with a share of the connections for the candidate before it gets all.
+    pub(crate) fn sharing_first(self, canary: Option<Canary>) -> Self {
+        Self { canary, ..self }
     }
 
     /// The way it goes.
@@ -207,6 +265,11 @@ impl Swap {
         matches!(self.stage, Stage::Soaking | Stage::Draining | Stage::Retiring)
     }
 
+    /// Whether the candidate gets a share of the connections, or is about to.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.stage == Stage::Sharing
+    }
+
     /// What becomes of it when `event` happens at `now`, and what is to be done, in this order.
     #[must_use]
     pub(crate) fn step(mut self, event: Event, now: Millis) -> (Self, Vec<Action>) {
@@ -215,6 +278,13 @@ impl Swap {
         let actions = match (self.stage, event) {
             (Stage::Making, Event::Begin) => {
                 vec![self.tell_way(), Action::MakeCandidate { parked: !overlap }]
+            }
+            (Stage::Making, Event::Collides(reason)) if steered && self.canary.is_some() => {
+                // Whoever wants to try it on a few does not want it for all at once.
+                let failure = Failure::new(reason).within("it cannot get a share of the connections");
+                let mut actions = vec![Action::ClearCandidate];
+                actions.extend(self.end(Verdict::WentBack { failure, gap_ms: 0 }));
+                actions
             }
             (Stage::Making, Event::Collides(reason)) if steered => {
                 (self.way, self.reason) = (Way::StopFirst, reason);
@@ -225,9 +295,28 @@ impl Swap {
                     Action::MakeCandidate { parked: true },
                 ]
             }
-            (Stage::Making, Event::Healthy) if steered => {
-                self.stage = Stage::Turning;
-                vec![Action::Turn]
+            (Stage::Making, Event::Healthy) if steered => match self.canary {
+                Some(canary) => {
+                    self.stage = Stage::Sharing;
+                    vec![Action::Share(canary)]
+                }
+                None => self.turn(),
+            },
+            (Stage::Sharing, Event::Shared) => {
+                let canary = self.canary.into_iter();
+                canary
+                    .flat_map(|canary| {
+                        let until = now.saturating_add(canary.for_ms);
+                        [Action::Tell(Step::Sharing(canary)), Action::Wake(until)]
+                    })
+                    .collect()
+            }
+            (Stage::Sharing, Event::TimeIsUp) => self.turn(),
+            (Stage::Sharing, Event::Failed(failure)) => self.withdraw(failure),
+            (Stage::Sharing, Event::Cancel) => {
+                let mut actions = vec![Action::TurnBack, Action::ClearCandidate];
+                actions.extend(self.end(Verdict::Cancelled));
+                actions
             }
             (Stage::Turning, Event::Turned) => self.commit(now),
             (Stage::Turning, Event::Failed(failure)) => {
@@ -245,7 +334,7 @@ impl Swap {
                 vec![Action::Tell(Step::Proving), Action::ReleaseCandidate]
             }
             (Stage::Making | Stage::Proving, Event::Healthy) => self.commit(now),
-            (Stage::Soaking, Event::SoakOver) => self.soaked(),
+            (Stage::Soaking, Event::TimeIsUp) => self.soaked(),
             (Stage::Draining, Event::Drained { left }) => {
                 let mut actions = vec![Action::Tell(Step::Drained { left })];
                 actions.extend(self.accept());
@@ -314,7 +403,7 @@ impl Swap {
             actions.extend(self.soaked());
         } else {
             let step = Step::Soaking { gap_ms: self.gap_ms, soak_ms: self.soak_ms };
-            actions.extend([Action::Tell(step), Action::Soak(now.saturating_add(self.soak_ms))]);
+            actions.extend([Action::Tell(step), Action::Wake(now.saturating_add(self.soak_ms))]);
         }
         actions
     }
@@ -339,16 +428,23 @@ impl Swap {
         actions
     }
 
+    fn turn(&mut self) -> Vec<Action> {
+        self.stage = Stage::Turning;
+        vec![Action::Turn]
+    }
+
+    /// Clients are taken from the candidate, and what it has begun it is let finish.
+    fn withdraw(&mut self, failure: Failure) -> Vec<Action> {
+        self.stage = Stage::Withdrawing;
+        self.failure = Some(failure);
+        vec![Action::TurnBack, Action::Tell(Step::Withdrawing), Action::Drain { candidate: true }]
+    }
+
     fn go_back(&mut self, failure: Failure, now: Millis) -> Vec<Action> {
         if self.way == Way::Steered {
-            self.stage = Stage::Withdrawing;
-            self.failure = Some(failure);
-            return vec![
-                Action::Uncommit,
-                Action::TurnBack,
-                Action::Tell(Step::Withdrawing),
-                Action::Drain { candidate: true },
-            ];
+            let mut actions = vec![Action::Uncommit];
+            actions.extend(self.withdraw(failure));
+            return actions;
         }
         let mut actions = vec![Action::Uncommit, Action::ClearCandidate];
         if self.way == Way::SideBySide {
@@ -423,7 +519,7 @@ mod tests {
         assert_eq!(actions[0], Action::Commit);
         assert!(actions.contains(&Action::Tell(Step::Soaking { gap_ms: 2000, soak_ms: 30_000 })));
         assert!(swap.is_committed());
-        let (_, actions) = swap.step(Event::SoakOver, 60_000);
+        let (_, actions) = swap.step(Event::TimeIsUp, 60_000);
         assert_eq!(actions, [Action::Accept, Action::End(Verdict::Swapped { gap_ms: 2000 })]);
     }
 
@@ -431,7 +527,7 @@ mod tests {
     fn side_by_side_the_old_one_serves_until_the_soak_is_over() {
         let (swap, actions) = after(Way::SideBySide, &[Event::Begin, Event::Healthy]);
         assert_eq!(actions[0], Action::Commit);
-        let (swap, actions) = swap.step(Event::SoakOver, 40_000);
+        let (swap, actions) = swap.step(Event::TimeIsUp, 40_000);
         assert_eq!(actions.last(), Some(&Action::StopOld));
         let (_, actions) = swap.step(Event::OldDown, 41_000);
         assert_eq!(actions, [Action::End(Verdict::Swapped { gap_ms: 0 })]);
@@ -444,7 +540,7 @@ mod tests {
         assert_eq!(after(Way::Steered, &STEERED[..2]).1, [Action::Turn]);
         let (swap, actions) = after(Way::Steered, &STEERED);
         assert_eq!(actions[0], Action::Commit);
-        let (swap, actions) = swap.step(Event::SoakOver, 40_000);
+        let (swap, actions) = swap.step(Event::TimeIsUp, 40_000);
         assert_eq!(actions, [Action::Drain { candidate: false }]);
         let (swap, actions) = swap.step(Event::Drained { left: 2 }, 41_000);
         assert_eq!(actions[..2], [Action::Tell(Step::Drained { left: 2 }), Action::Accept]);
@@ -466,6 +562,59 @@ mod tests {
             actions,
             [Action::ClearCandidate, Action::End(Verdict::WentBack { failure: broken(), gap_ms: 0 })]
         );
+    }
+
+    fn canary() -> Canary {
+        Canary { share: "10%".parse().expect("a share"), for_ms: 60_000 }
+    }
+
+    fn shared(events: &[Event]) -> (Swap, Vec<Action>) {
+        let mut swap = Swap::new(Way::Steered, "why".into(), 30_000).sharing_first(Some(canary()));
+        let mut actions = Vec::new();
+        for event in events {
+            (swap, actions) = swap.step(event.clone(), 1000);
+        }
+        (swap, actions)
+    }
+
+    #[test]
+    fn a_share_goes_to_the_candidate_first_and_all_when_its_time_is_over() {
+        assert_eq!(shared(&[Event::Begin, Event::Healthy]).1, [Action::Share(canary())]);
+        let (swap, actions) = shared(&[Event::Begin, Event::Healthy, Event::Shared]);
+        assert_eq!(actions, [Action::Tell(Step::Sharing(canary())), Action::Wake(61_000)]);
+        assert!(swap.is_shared() && !swap.is_committed());
+        let (swap, actions) = swap.step(Event::TimeIsUp, 61_000);
+        assert_eq!(actions, [Action::Turn]);
+        let (swap, actions) = swap.step(Event::Turned, 61_000);
+        assert_eq!(actions[0], Action::Commit);
+        assert!(swap.is_committed());
+    }
+
+    #[test]
+    fn a_candidate_that_fails_with_its_share_is_taken_back_and_nothing_was_committed() {
+        let failed = [Event::Begin, Event::Healthy, Event::Shared, Event::Failed(broken())];
+        let (swap, actions) = shared(&failed);
+        assert_eq!(
+            actions,
+            [Action::TurnBack, Action::Tell(Step::Withdrawing), Action::Drain { candidate: true }]
+        );
+        // The time that was asked for comes all the same, and means nothing any more.
+        let (swap, actions) = swap.step(Event::TimeIsUp, 61_000);
+        assert_eq!(actions, []);
+        let (_, actions) = swap.step(Event::Drained { left: 0 }, 61_000);
+        let back = Verdict::WentBack { failure: broken(), gap_ms: 0 };
+        assert_eq!(actions, [Action::ClearCandidate, Action::End(back)]);
+    }
+
+    #[test]
+    fn a_candidate_that_cannot_get_a_share_does_not_get_all_instead() {
+        let (swap, actions) = shared(&[Event::Begin, Event::Collides("it listens elsewhere".into())]);
+        assert_eq!(actions[0], Action::ClearCandidate);
+        let Some(Action::End(Verdict::WentBack { failure, .. })) = actions.last() else {
+            panic!("{actions:?}")
+        };
+        assert_eq!(failure.causes.last().map(String::as_str), Some("it listens elsewhere"));
+        assert_eq!(swap.stage, Stage::Over);
     }
 
     #[test]
@@ -509,14 +658,16 @@ mod tests {
             Event::OldDown,
             Event::OldHealthy,
             Event::OldFailed(broken()),
-            Event::SoakOver,
+            Event::TimeIsUp,
             Event::Collides("why".into()),
+            Event::Shared,
             Event::Turned,
             Event::Drained { left: 0 },
             Event::Cancel,
         ];
-        for way in [Way::StopFirst, Way::SideBySide, Way::Steered] {
-            let mut paths = vec![(Swap::new(way, "why".into(), 1), 0, 0)];
+        let ways = [Way::StopFirst, Way::SideBySide, Way::Steered].map(|way| (way, None));
+        for (way, canary) in ways.into_iter().chain([(Way::Steered, Some(canary()))]) {
+            let mut paths = vec![(Swap::new(way, "why".into(), 1).sharing_first(canary), 0, 0)];
             for _ in 0..7 {
                 let mut next = Vec::new();
                 for (swap, commits, ends) in paths {

@@ -15,6 +15,7 @@ use serde_json::Value;
 pub mod load;
 pub mod registry;
 pub mod server;
+pub mod steered;
 
 /// Longer than anything waited for takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -49,6 +49,8 @@ pub(crate) fn restart(layout: &Layout, arguments: ServiceOnly) -> Result<Exit, E
         from: None,
         put_back: None,
         terms: &Terms::WITHOUT_SOAK,
+        canary: None,
+        drain_ms: said.both.swap.drain_ms(&Terms::WITHOUT_SOAK),
         hooked: None,
     }
     .perform()

@@ -49,7 +49,7 @@ pub(crate) fn rollback(layout: &Layout, arguments: Rollback) -> Result<Exit, Err
     let made = generation::find(&layout.service(service), service, target)?;
     let image = remake.image(target, &made.definition)?;
     let from = (&made, &image, configuration.as_path());
-    let proposal = Proposal::of_generation((layout, service, &store), &before, from, &said, terms.force)?;
+    let proposal = Proposal::of_generation((layout, service, &store), &before, from, &said, terms)?;
     if terms.plan {
         return plan::show(&proposal, terms);
     }
@@ -66,6 +66,8 @@ pub(crate) fn rollback(layout: &Layout, arguments: Rollback) -> Result<Exit, Err
         from: Some(target),
         put_back: (!arguments.keep_config).then_some(PutBack { remake, by: Cause::Rollback }),
         terms,
+        canary: proposal.canary,
+        drain_ms: said.both.swap.drain_ms(terms),
         hooked: None,
     }
     .perform()

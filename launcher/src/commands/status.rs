@@ -2,6 +2,7 @@
 //! It changes nothing.
 
 use runtime::definition::{Definition, Probe};
+use runtime::record::{Canary, Other, Swapping};
 use runtime::status::Status as Looked;
 
 use crate::arguments::Status;
@@ -13,7 +14,7 @@ use crate::exit::Exit;
 use crate::generation;
 use crate::hooks;
 use crate::layout::Layout;
-use crate::listing::{Configuration, Service, ServiceStatus, ShownState, VERSION, health_text};
+use crate::listing::{Configuration, Service, ServiceStatus, ShownState, SwapUnderWay, VERSION, health_text};
 use crate::prepare::Said;
 use crate::print::amount::{ago, short_id, span};
 use crate::print::{self, sentence, table::pairs};
@@ -53,6 +54,7 @@ pub(crate) fn describe(layout: &Layout, name: &ServiceName, looked: &Looked) -> 
         limits: made.as_ref().map(|made| made.limits.clone()).unwrap_or_default(),
         definition: made.map(|made| made.definition),
         configuration: configuration(layout, name, record.generation)?,
+        swap: record.swap.as_ref().map(SwapUnderWay::from),
         pending_hooks: hooks::pending(&generation),
         output: folders.output(record.generation),
         settings: layout.settings(name),
@@ -82,6 +84,9 @@ fn render(status: &ServiceStatus, looked: &Looked, now_ms: u64) -> String {
     let service = &status.service;
     let record = &looked.record;
     let mut lines = vec![("state", state(service))];
+    if let Some(swap) = &record.swap {
+        lines.push(("swap", under_way(swap, now_ms)));
+    }
     lines.push(("image", format!("{} ({})", service.image, short_id(&service.image_id))));
     lines.push(("generation", service.generation.to_string()));
     if let (Some(process), Some(uptime_s)) = (service.process, service.uptime_s) {
@@ -127,6 +132,21 @@ fn render(status: &ServiceStatus, looked: &Looked, now_ms: u64) -> String {
     }
     lines.push(("output", status.output.display().to_string()));
     pairs(&format!("{} {}", service.service, service.release), &lines)
+}
+
+/// The other generation.
+fn under_way(swap: &Swapping, now_ms: u64) -> String {
+    let Swapping { way, generation, release, .. } = swap;
+    match (swap.other, swap.canary) {
+        (Other::Candidate, Some(Canary { share, until_ms })) => {
+            let left = span(until_ms.saturating_sub(now_ms));
+            format!(
+                "{release} (generation {generation}) is tried; {share} of new connections go to it, and all in {left}"
+            )
+        }
+        (Other::Candidate, None) => format!("{release} (generation {generation}) is tried, {}", way.text()),
+        (Other::Previous, _) => format!("{release} (generation {generation}) is not given up yet"),
+    }
 }
 
 fn state(service: &Service) -> String {
@@ -218,6 +238,7 @@ mod tests {
                 copy: "/var/lib/opsrun/services/keystone/generations/3/conf".into(),
                 changes,
             }),
+            swap: looked.record.swap.as_ref().map(SwapUnderWay::from),
             pending_hooks: pending_hooks(state),
             output: "/var/log/opsrun/keystone/3.log".into(),
             settings: "/etc/opsrun/keystone.toml".into(),

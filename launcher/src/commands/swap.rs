@@ -36,7 +36,7 @@ pub(crate) fn swap(layout: &Layout, arguments: Swap) -> Result<Exit, Error> {
     let wishes = generation::wishes(&layout.service(service), before.generation);
     let configuration = arguments.config.as_deref();
     let mut proposal =
-        Proposal::of_release((layout, service, &store), before, &release, &said, &wishes, terms.force)?;
+        Proposal::of_release((layout, service, &store), before, &release, &said, &wishes, terms)?;
     proposal.own = proposal.own.with_configuration(configuration)?;
     if terms.plan {
         return plan::show(&proposal, terms);
@@ -57,6 +57,8 @@ pub(crate) fn swap(layout: &Layout, arguments: Swap) -> Result<Exit, Error> {
         from: None,
         put_back: configuration.map(|_| PutBack { remake, by: Cause::Swap }),
         terms,
+        canary: proposal.canary,
+        drain_ms: said.both.swap.drain_ms(terms),
         hooked: Some(hooked),
     }
     .perform()

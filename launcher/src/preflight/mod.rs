@@ -17,11 +17,13 @@ use bundles::store::Store;
 use runtime::definition::Definition;
 use runtime::history::Cause;
 use runtime::record::{Record, Way};
+use runtime::swap::Canary;
 use runtime::way;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::access::User;
+use crate::arguments::Terms;
 use crate::error::Error;
 use crate::generation::{self, Made};
 use crate::hint::hint;
@@ -33,6 +35,7 @@ use crate::print::amount::short_id;
 use crate::print::{self, sentence};
 use crate::release::Release;
 use crate::service_name::ServiceName;
+use crate::settings_swap;
 use crate::wishes::Wishes;
 
 /// One generation that is proposed in another's place.
@@ -61,8 +64,10 @@ pub(crate) struct Proposal<'a> {
     pub limits: BTreeMap<String, String>,
     /// What is said about the service.
     pub said: &'a Said,
-    /// Whether a person insists.
-    pub force: bool,
+    /// On which terms.
+    pub terms: &'a Terms,
+    /// The share of the connections that it is to get first.
+    pub canary: Option<Canary>,
 }
 
 /// What one check found.
@@ -129,6 +134,7 @@ pub(crate) fn look(proposal: &Proposal<'_>) -> Vec<Finding> {
     findings.extend(host::ports(proposal));
     findings.push(host::memory(proposal));
     findings.push(host::disk(proposal));
+    findings.extend(canary(proposal));
     findings.extend(pending_hooks(proposal));
     findings
 }
@@ -168,7 +174,7 @@ impl<'a> Proposal<'a> {
         release: &Release,
         said: &'a Said,
         wishes: &Wishes,
-        force: bool,
+        terms: &'a Terms,
     ) -> Result<Self, Error> {
         let (facts, view) = (release.image.facts()?, release.image.view()?);
         let account = account::resolve(&view, said.both.user.as_deref().or(facts.user.as_deref()))?;
@@ -193,7 +199,8 @@ impl<'a> Proposal<'a> {
             )?,
             limits,
             said,
-            force,
+            terms,
+            canary: said.both.swap.canary(terms),
         })
     }
 
@@ -206,7 +213,7 @@ impl<'a> Proposal<'a> {
         before: &'a Record,
         (made, image, configuration): (&Made, &Unpacked, &Path),
         said: &'a Said,
-        force: bool,
+        terms: &'a Terms,
     ) -> Result<Self, Error> {
         let (facts, view) = (image.facts()?, image.view()?);
         let id = |name| made.specification.pointer(&format!("/process/user/{name}")).and_then(Value::as_u64);
@@ -240,12 +247,23 @@ impl<'a> Proposal<'a> {
             own: own.with_configuration(configuration)?,
             limits: made.limits.clone(),
             said,
-            force,
+            terms,
+            // Who goes back wants to be back, unless it is typed.
+            canary: settings_swap::Terms::default().canary(terms),
         })
     }
 
     /// The way it would go, and why.
     pub(crate) fn way(&self) -> (Way, String) {
+        let (way, reason) = self.way_by_itself();
+        match way {
+            Way::StopFirst => (way, reason),
+            _ if self.terms.stop_first => (Way::StopFirst, "it is asked for".to_owned()),
+            _ => (way, reason),
+        }
+    }
+
+    fn way_by_itself(&self) -> (Way, String) {
         let Some(old) = &self.old else {
             // Of what runs nothing is known but its ports.
             return (Way::StopFirst, "of what runs nothing is known but its ports".to_owned());
@@ -275,6 +293,21 @@ fn image(proposal: &Proposal<'_>) -> Finding {
         }
         Err(error) => Finding::error("image", &error),
     }
+}
+
+/// That a share of the connections can go to it first, where that is wanted.
+fn canary(proposal: &Proposal<'_>) -> Option<Finding> {
+    let Canary { share, .. } = proposal.canary?;
+    Some(match proposal.way() {
+        (Way::Steered, _) => Finding::ok("canary", format!("{share} of new connections can go to it first")),
+        (way, reason) => {
+            let detail = format!(
+                "no share of the connections can go to it first: it would go {}, since {reason}",
+                way.text()
+            );
+            Finding::new("canary", Verdict::Refused, detail).hint("with --canary 0% it is done without")
+        }
+    })
 }
 
 /// Hooks of the generation that runs, which nobody has run yet.

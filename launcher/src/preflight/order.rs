@@ -43,7 +43,7 @@ pub(super) fn no_return(proposal: &Proposal<'_>) -> Finding {
     let series = proposal.said.both.releases.unwrap_or(Series::None);
     let points = proposal.said.both.point_of_no_return.as_deref().unwrap_or_default();
     let (from, to) = (proposal.before.release.as_str(), proposal.definition.release.as_str());
-    crossing(series, points, (from, to), proposal.force)
+    crossing(series, points, (from, to), proposal.terms.force)
 }
 
 fn crossing(series: Series, points: &[PointOfNoReturn], (from, to): (&str, &str), force: bool) -> Finding {

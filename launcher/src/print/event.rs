@@ -98,6 +98,12 @@ fn silence(gap_ms: u64) -> String {
 fn words(kind: &Kind) -> String {
     match kind {
         Kind::SwapBegan { from, way } => format!("in place of generation {from}, {}", way.text()),
+        Kind::Canary { from, share_ppm: share, for_ms } => {
+            format!(
+                "{share} of new connections for {}, the others stay with generation {from}",
+                span(*for_ms)
+            )
+        }
         Kind::Swapped { from, gap_ms } => {
             format!("in place of generation {from}{}", silence(*gap_ms))
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use runtime::client::Swapped;
 use runtime::record::Way;
-use runtime::swap::Step;
+use runtime::swap::{Canary, Step};
 
 use crate::print::amount::{bytes, span};
 
@@ -244,6 +244,10 @@ pub(crate) fn swap_step(service: &str, wanted: &str, before: &str, step: Step) -
             format!("{before} serves until {wanted} is proven beside it, since {reason}")
         }
         Step::Drained { left } => format!("{before} still had {left} open connections"),
+        Step::Sharing(Canary { share, for_ms }) => {
+            let time = span(for_ms);
+            format!("{service} {wanted} is healthy; {share} of new connections go to it for {time}")
+        }
         Step::Withdrawing => format!("{wanted} failed; {before} serves again"),
         Step::StoppingOld => format!("{service} {wanted} is ready to start; stopping {before}"),
         Step::Soaking { gap_ms, soak_ms } => {

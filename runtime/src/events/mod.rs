@@ -27,6 +27,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::record::Way;
+use crate::share::Share;
 pub use by::By;
 pub(crate) use file::EventFile;
 pub use follow::follow;
@@ -132,6 +133,15 @@ pub enum Kind {
         from: u32,
         /// How it is done.
         way: Way,
+    },
+    /// This generation, which is tried, gets a share of clients' new connections.
+    Canary {
+        /// The generation that gets the others.
+        from: u32,
+        /// Of the connections, in millionths.
+        share_ppm: Share,
+        /// For how long.
+        for_ms: u64,
     },
     /// This generation serves in another one's place, and has stood its soak.
     Swapped {

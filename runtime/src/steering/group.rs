@@ -15,6 +15,8 @@ use crate::os;
 /// The mark on connections that are the supervisor's own (socket(7), `SO_MARK`: it takes `CAP_NET_ADMIN` to set it, and it
 /// never leaves the host).
 pub(crate) const PROBE_MARK: u32 = 0x0b5d_0001;
+/// The mark on those of them that go where clients' go, all of them, also while a share of clients' goes elsewhere.
+pub(crate) const SERVING_MARK: u32 = 0x0b5d_0002;
 
 /// Where connections go, as indexes into the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +58,7 @@ fn program(routes: Routes) -> Vec<libc::sock_filter> {
     let mut program =
         vec![load(libc::SKF_AD_MARK), compare(libc::BPF_JEQ, PROBE_MARK, 0, 1), give(routes.probes)];
     if routes.canary > 0 {
+        program.extend([compare(libc::BPF_JEQ, SERVING_MARK, 0, 1), give(routes.clients)]);
         let below = u64::from(routes.canary) * (1 << 32) / 1_000_000;
         let below = u32::try_from(below).unwrap_or(u32::MAX);
         program.extend([load(libc::SKF_AD_RANDOM), compare(libc::BPF_JGE, below, 1, 0), give(routes.probes)]);
@@ -87,9 +90,13 @@ mod tests {
     }
 
     fn connected(port: u16, marked: bool) -> TcpStream {
+        connected_as(port, marked.then_some(PROBE_MARK))
+    }
+
+    fn connected_as(port: u16, mark: Option<u32>) -> TcpStream {
         let client = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-        if marked {
-            setsockopt(&client, sockopt::Mark, &PROBE_MARK).expect("SO_MARK: needs root");
+        if let Some(mark) = mark {
+            setsockopt(&client, sockopt::Mark, &mark).expect("SO_MARK: needs root");
         }
         connect(&client, &SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, port)).expect("connected");
         client.into()
@@ -132,5 +139,9 @@ mod tests {
         // Six standard deviations.
         assert!((48..=152).contains(&share), "{share} of 400");
         assert_eq!(accepted(&first), 400 - share);
+        // The supervisor's own go where they are to, each of them.
+        let mark = |number: u32| if number.is_multiple_of(4) { PROBE_MARK } else { SERVING_MARK };
+        let _all: Vec<_> = (0..200).map(|number| connected_as(port, Some(mark(number)))).collect();
+        assert_eq!((accepted(&first), accepted(&second)), (150, 50));
     }
 }

@@ -35,8 +35,8 @@ use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
 
 pub(crate) use self::again::Side;
 pub(crate) use self::drain::{Drain, Looked};
-pub(crate) use self::group::PROBE_MARK;
 use self::group::Routes;
+pub(crate) use self::group::{PROBE_MARK, SERVING_MARK};
 use self::key::Key;
 use self::notified::{Bind, Notified};
 
@@ -246,6 +246,17 @@ impl Steering {
     pub(crate) fn turn_to(&mut self, generation: u32) -> io::Result<()> {
         self.look();
         (self.active, self.canary) = (generation, 0);
+        self.attach_all()
+    }
+
+    /// This share of clients' connections, in millionths, is the other generation's from now on.
+    pub(crate) fn share(&mut self, share: u32) -> io::Result<()> {
+        self.look();
+        self.canary = share;
+        self.attach_all()
+    }
+
+    fn attach_all(&self) -> io::Result<()> {
         let mut keys: Vec<Key> = Vec::new();
         for held in &self.held {
             if !keys.contains(&held.key) {

@@ -112,9 +112,9 @@ impl Supervisor {
             }
             (Command::Stop, None) => Some(Answer::Stopped),
             (Command::Reexec { program }, _) => Some(Answer::Refused(Failure::of(&self.reexec(program)))),
-            (Command::Swap { generation, soak_ms, start_timeout_ms, stop_first }, _) => {
+            (Command::Swap(request), _) => {
                 self.await_by(index, Awaited::Swap);
-                let begun = self.begin_swap(*generation, *soak_ms, *start_timeout_ms, *stop_first, by);
+                let begun = self.begin_swap(request, by);
                 begun.err().map(|error| Answer::Refused(Failure::of(&error)))
             }
             (Command::Update { limits, annotations }, _) => Some(match self.update(limits, annotations) {

@@ -271,9 +271,9 @@ impl Supervisor {
         self.events.extend(events);
         self.look_at_drain();
         self.look_at_silence();
-        if let Some(swap) = self.swap.as_mut().filter(|swap| swap.soak_until.is_some_and(|at| now >= at)) {
-            swap.soak_until = None;
-            self.swap_happens(swap::Event::SoakOver);
+        if let Some(swap) = self.swap.as_mut().filter(|swap| swap.wakes.is_some_and(|at| now >= at)) {
+            swap.wakes = None;
+            self.swap_happens(swap::Event::TimeIsUp);
         }
     }
 

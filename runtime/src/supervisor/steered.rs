@@ -8,10 +8,11 @@ use super::running::Running;
 use crate::definition::Probe;
 use crate::error::Failure;
 use crate::health::To;
+use crate::lifecycle;
 use crate::record::{State, Way};
 use crate::steering::notified::Heard;
 use crate::steering::{Binder, Bound, Drain, Looked};
-use crate::swap::{DRAIN, DRAIN_INTERVAL, Event};
+use crate::swap::{Canary, DRAIN_INTERVAL, Event};
 
 /// So many probes in a row, each on a connection of its own, must be answered by the candidate.
 pub(super) const PROOFS: u32 = 3;
@@ -24,7 +25,7 @@ pub(super) struct Draining {
     pub next: u64,
 }
 
-fn milliseconds(time: Duration) -> u64 {
+pub(super) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -88,6 +89,19 @@ impl Supervisor {
         }
     }
 
+    /// Sends a share of new connections to the candidate.
+    pub(super) fn share_with(&mut self, candidate: u32, canary: Canary) {
+        let share = canary.share.ppm();
+        let shared = self.steering.widen(candidate).and_then(|()| self.steering.share(share));
+        if let Err(error) = shared {
+            let failure = Failure::new(error.to_string());
+            return self.swap_happens(Event::Failed(failure.within("no connections could be sent to it")));
+        }
+        self.tell_of_share(candidate, canary);
+        self.happen(candidate, lifecycle::Event::Watch { closely: true });
+        self.swap_happens(Event::Shared);
+    }
+
     /// Sends new connections to the candidate; probes of the old one are steered from here on.
     pub(super) fn turn_over(&mut self, candidate: u32) {
         let turned = self.steering.widen(candidate).and_then(|()| self.steering.turn_to(candidate));
@@ -110,7 +124,7 @@ impl Supervisor {
         self.steer_probes();
     }
 
-    /// Of two that listen the one that clients do not reach is probed past the other.
+    /// Of two that listen the one that clients do not reach is probed past the other, and the other one past any share of theirs.
     pub(super) fn steer_probes(&mut self) {
         let clients = self.steering.active();
         let steered = self.swap.as_ref().is_some_and(|swap| swap.way() == Way::Steered);
@@ -118,12 +132,9 @@ impl Supervisor {
         for running in [active, other].into_iter().flatten() {
             let generation = running.generation();
             running.prober.steer(match &running.definition.health.probe {
-                Probe::Tcp { port, .. } | Probe::Http { port, .. } if steered && generation != clients => {
-                    if steering.listens(generation, *port) {
-                        To::Itself
-                    } else {
-                        To::Nobody
-                    }
+                Probe::Tcp { .. } | Probe::Http { .. } if steered && generation == clients => To::Serving,
+                Probe::Tcp { port, .. } | Probe::Http { port, .. } if steered => {
+                    if steering.listens(generation, *port) { To::Itself } else { To::Nobody }
                 }
                 _ => To::Whoever,
             });
@@ -134,8 +145,8 @@ impl Supervisor {
     pub(super) fn drain_of(&mut self, generation: u32) {
         let now = self.now();
         let drain = Drain::of(&self.steering, generation);
-        let until = now.saturating_add(milliseconds(DRAIN));
         if let Some(swap) = &mut self.swap {
+            let until = now.saturating_add(swap.drain_ms);
             swap.draining = Some(Draining { drain, until, next: now });
         }
     }

@@ -5,7 +5,7 @@ use std::mem;
 
 use super::clients::Awaited;
 use super::running::Running;
-use super::steered::{Draining, PROOFS};
+use super::steered::{Draining, PROOFS, milliseconds};
 use super::telling::Askers;
 use super::{Supervisor, now_unix_ms};
 use crate::control::Answer;
@@ -15,7 +15,7 @@ use crate::events::{By, Kind, causes};
 use crate::history::End;
 use crate::lifecycle::{self, Life, Outcome};
 use crate::record::{self, Other, Way};
-use crate::swap::{Action, Event, Swap, Verdict};
+use crate::swap::{Action, Canary, DRAIN, Event, Request, Swap, Verdict};
 use crate::way;
 
 /// A swap under way, and between whom.
@@ -28,10 +28,14 @@ pub(super) struct Swapping {
     /// The candidate's last words.
     output: Vec<String>,
     began_at_ms: u64,
-    /// When the soak is over, on the supervisor's clock.
-    pub soak_until: Option<u64>,
+    /// When the swap wants to be woken, on the supervisor's clock.
+    pub wakes: Option<u64>,
+    /// The share of the connections that the candidate gets, as the record has it.
+    canary: Option<record::Canary>,
     /// The generation that is waited for until it has no connections left.
     pub draining: Option<Draining>,
+    /// How long it is waited for.
+    pub drain_ms: u64,
     start_timeout_ms: Option<u64>,
 }
 
@@ -44,7 +48,7 @@ impl Swapping {
     /// When something is to be looked at, on the supervisor's clock.
     pub fn wakes_at(&self) -> Option<u64> {
         let drain = self.draining.as_ref().map(|draining| draining.next);
-        self.soak_until.into_iter().chain(drain).min()
+        self.wakes.into_iter().chain(drain).min()
     }
 
     /// Whether a generation is the candidate, beside one that serves, and has not taken over.
@@ -57,15 +61,10 @@ impl Supervisor {
     /// Begins to put a generation in place of the active one.
     ///
     /// # Errors
-    /// [`Error::NotRunning`], [`Error::Swapping`], and when the candidate's bundle cannot be read.
-    pub(super) fn begin_swap(
-        &mut self,
-        candidate: u32,
-        soak_ms: u64,
-        start_timeout_ms: Option<u64>,
-        stop_first: bool,
-        by: By,
-    ) -> Result<(), Error> {
+    /// [`Error::NotRunning`], [`Error::Swapping`], [`Error::NoCanary`], and when the candidate's bundle cannot be read.
+    pub(super) fn begin_swap(&mut self, request: &Request, by: By) -> Result<(), Error> {
+        let &Request { generation: candidate, start_timeout_ms, soak_ms, drain_ms, stop_first, canary } =
+            request;
         let service = self.folders.name().to_owned();
         if self.swap.is_some() {
             return Err(self.already_swapping());
@@ -85,16 +84,22 @@ impl Supervisor {
         {
             (way, reason) = (Way::StopFirst, obstacle);
         }
+        if canary.is_some() && way != Way::Steered {
+            let source = Failure::new(reason).within(format!("it would go {}", way.text()));
+            return Err(Error::NoCanary { service, source });
+        }
         self.other = Some(running);
         self.swap = Some(Swapping {
-            swap: Swap::new(way, reason, soak_ms),
+            swap: Swap::new(way, reason, soak_ms).sharing_first(canary),
             old,
             candidate,
             served: false,
             output: Vec::new(),
             began_at_ms: now_unix_ms(),
-            soak_until: None,
+            wakes: None,
+            canary: None,
             draining: None,
+            drain_ms: drain_ms.unwrap_or_else(|| milliseconds(DRAIN)),
             start_timeout_ms,
         });
         self.put_on_trial(candidate);
@@ -171,6 +176,7 @@ impl Supervisor {
                 }
                 Err(error) => self.swap_happens(Event::Failed(Failure::of(&error))),
             },
+            Action::Share(canary) => self.share_with(candidate, canary),
             Action::Turn => self.turn_over(candidate),
             Action::TurnBack => self.turn_to(old),
             Action::Drain { candidate: of_candidate } => {
@@ -183,6 +189,7 @@ impl Supervisor {
                 if let Some(swap) = &mut self.swap {
                     swap.served = true;
                 }
+                self.happen(candidate, lifecycle::Event::Watch { closely: false });
                 self.note_ended(old, End::Replaced { by: candidate });
                 self.note_serving(candidate);
             }
@@ -191,9 +198,9 @@ impl Supervisor {
                 self.write_record();
                 self.turn_to(old);
             }
-            Action::Soak(until) => {
+            Action::Wake(at) => {
                 if let Some(swap) = &mut self.swap {
-                    swap.soak_until = Some(until);
+                    swap.wakes = Some(at);
                 }
             }
             Action::Accept => self.happen(candidate, lifecycle::Event::Accept),
@@ -216,7 +223,7 @@ impl Supervisor {
         self.kept.forget_generation(candidate);
         self.steering.forget(candidate);
         if let Some(swap) = &mut self.swap {
-            swap.soak_until = None;
+            swap.wakes = None;
             swap.draining = None;
             swap.output = running.log.last_lines();
         }
@@ -294,6 +301,15 @@ impl Supervisor {
         }
     }
 
+    /// What the candidate gets from now on is on record before anybody is told.
+    pub(super) fn tell_of_share(&mut self, candidate: u32, canary: Canary) {
+        let Some(swap) = &mut self.swap else { return };
+        let (from, Canary { share, for_ms }) = (swap.old, canary);
+        swap.canary = Some(record::Canary { share, until_ms: now_unix_ms().saturating_add(for_ms) });
+        self.tell_of(candidate, Kind::Canary { from, share_ppm: share, for_ms }, By::Opsrun {});
+        self.write_record();
+    }
+
     /// The swap as the record has it.
     pub(super) fn swap_on_record(&self) -> Option<record::Swapping> {
         let swap = self.swap.as_ref()?;
@@ -307,6 +323,7 @@ impl Supervisor {
             release: running.map(|running| running.definition.release.clone()).unwrap_or_default(),
             process: running.and_then(|running| running.record.process.clone()),
             began_at_ms: swap.began_at_ms,
+            canary: swap.canary.filter(|_| swap.swap.is_shared()),
         })
     }
 }
