@@ -17,6 +17,7 @@ import sys
 import time
 
 PATIENCE = 120
+SETTLES = 2
 # Runs in a mount namespace of its own, and becomes the server.
 IN_CHROOT = """
 set -eu
@@ -180,6 +181,8 @@ def main():
     clients = None
     try:
         way.start("w0")
+        # Its other workers may still be warming up, which is no swap's fault.
+        time.sleep(SETTLES)
         clients = subprocess.Popen(
             [options.clients, f"127.0.0.1:{options.port}", *options.asking],
             stdin=subprocess.PIPE,
