@@ -28,3 +28,19 @@ median() {
 
 # seconds MILLISECONDS: as people read them.
 seconds() { awk -v ms="$1" 'BEGIN { printf "%.2f s", ms / 1000 }'; }
+
+# make_clients: $work/clients, a program that asks as clients do.
+make_clients() {
+    as_builder rustc --edition 2024 -O -o - scripts/bench.d/clients.rs > "$work/clients"
+    chmod 755 "$work/clients"
+}
+
+# stop_services: for clear_up, whatever runs below $OPSRUN_ROOT.
+stop_services() {
+    for folder in "$OPSRUN_ROOT"/var/lib/opsrun/services/*; do
+        [ ! -e "$folder" ] || "$OPSRUN" stop "$(basename "$folder")" > /dev/null 2>&1 || true
+    done
+}
+
+# free_port: one that nobody listens on now.
+free_port() { python3 -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'; }
