@@ -139,10 +139,25 @@ const KILLS: u32 = 10;
 
 #[test]
 fn at_random_moments_of_a_swap() {
-    let kills = std::env::var("OPSRUN_TEST_KILLS").map_or(KILLS, |text| text.parse().expect("a number"));
+    dies_at_random_moments("", KILLS);
+}
+
+#[test]
+fn at_random_moments_of_a_gated_swap() {
+    dies_at_random_moments("group", KILLS / 2);
+}
+
+/// On a host that lacks this.
+fn dies_at_random_moments(lacks: &str, kills: u32) {
+    let kills = std::env::var("OPSRUN_TEST_KILLS").map_or(kills, |text| text.parse().expect("a number"));
     let it = Swept::new();
     it.configure("");
-    it.host.opsrun(["start", "busybox:1"]).succeeds();
+    let opsrun = |arguments: &[&str]| {
+        let mut command = it.host.command();
+        command.env("OPSRUN_TEST_LACKS", lacks).args(arguments);
+        command
+    };
+    support::done(opsrun(&["start", "busybox:1"])).succeeds();
     let mut random: u64 = 20_150_430;
     let mut outcomes = std::collections::BTreeMap::<String, u32>::new();
     for number in 0..kills {
@@ -155,9 +170,9 @@ fn at_random_moments_of_a_swap() {
         let next = if service["release"] == "1" { "2" } else { "1" };
         let bad = random.is_multiple_of(4);
         it.configure(if bad { "exit 7" } else { "" });
-        let mut swap = it.host.command();
+        let mut swap = opsrun(&["swap", "busybox", next, "--soak", "200ms"]);
         let way: &[&str] = if random.is_multiple_of(3) { &["--stop-first"] } else { &[] };
-        swap.args(["swap", "busybox", next, "--soak", "200ms"]).args(way).stderr(std::process::Stdio::null());
+        swap.args(way).stderr(std::process::Stdio::null());
         let mut swap = swap.spawn().expect("swap");
         // The moment is what is tried here, not what is waited for.
         std::thread::sleep(std::time::Duration::from_micros(random % 1_200_000));

@@ -81,16 +81,22 @@ fn a_release_that_falls_ill_in_the_soak_is_left_without_a_lost_request() {
 }
 
 #[test]
-fn where_the_new_release_would_take_clients_unproven_the_old_one_is_stopped_first() {
+fn where_the_new_release_would_take_clients_unproven_it_waits_until_the_old_one_has_ended() {
     let it = Steered::begin();
-    let configuration = format!("listen=0.0.0.0:{}\necho two > /www/index.html\n", it.port);
-    it.host.write("opt/busybox/conf/busybox.conf", &configuration);
+    let wider = format!("0.0.0.0:{}", it.port);
+    it.host.write("opt/busybox/conf/busybox.conf", &format!("listen={wider}\necho two > /www/index.html\n"));
     let done = it.swap("2", &["--soak", "100ms"]);
-    let listens = format!("it listens on 0.0.0.0:{0}, and the one that serves on 127.0.0.1:{0}", it.port);
-    for text in ["is proven beside it", "1 is stopped before 2 starts, since", &listens, "nothing served for"]
+    let listens = format!("it listens on {wider}, and the one that serves on 127.0.0.1:{}", it.port);
+    for text in
+        ["is proven beside it", "2 is started, and waits to take its port", &listens, "nothing served for"]
     {
         assert!(done.succeeds().stderr.contains(text), "«{text}» is missing: {done}");
     }
+    it.serves("two");
+    // The way back is the same, and a release that fails leaves the old one as it was.
+    it.next_does("echo three > /www/index.html; (sleep 2; kill -9 $$) &");
+    let done = it.swap("1", &["--timeout", "9s", "--soak", "9s"]);
+    done.fails(3, &["1 is started, and waits to take its port", "serves again"]);
     it.serves("two");
 }
 

@@ -150,6 +150,11 @@ impl Layout {
         OwnFolders { home: self.at("opt").join(name.as_str()) }
     }
 
+    /// The folder with what is gone at a reboot.
+    pub(crate) fn run(&self) -> PathBuf {
+        self.at("run/opsrun")
+    }
+
     /// The folder with one bundle for each one-shot container that runs.
     pub(crate) fn runs(&self) -> PathBuf {
         self.at("var/lib/opsrun/runs")

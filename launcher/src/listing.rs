@@ -37,6 +37,18 @@ pub(crate) struct ListedService {
     /// What has been changed in its configuration since its active generation began, by path; null when it has none, or when
     /// that cannot be told.
     pub drift: Option<Vec<Change>>,
+    /// The way a swap would go now.
+    #[serde(flatten)]
+    pub swap: SwapOutlook,
+}
+
+/// The way a swap to a release like the one that runs would go now; null when nothing runs.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct SwapOutlook {
+    /// Which.
+    pub swap_way: Option<Way>,
+    /// Why.
+    pub swap_way_reason: Option<String>,
 }
 
 /// One service.
@@ -118,6 +130,9 @@ pub(crate) struct ServiceStatus {
     pub configuration: Option<Configuration>,
     /// The other generation, while one takes another's place.
     pub swap: Option<SwapUnderWay>,
+    /// The way a swap would go now.
+    #[serde(flatten)]
+    pub outlook: SwapOutlook,
     /// Hooks of its active generation that have not been run to their end.
     pub pending_hooks: Vec<Vec<String>>,
     /// The file with the output of its active generation.
@@ -586,7 +601,9 @@ pub(crate) mod tests {
     fn the_json_form_of_ps_does_not_change() {
         let service = Service::of(&looked(State::Running, Some(4700), true), true, 61_000);
         let changed = Change { path: "keystone.conf".into(), kind: crate::drift::ChangeKind::Changed };
-        let services = vec![ListedService { service, drift: Some(vec![changed]) }];
+        let reason = "connections to its port can be steered".to_owned();
+        let swap = SwapOutlook { swap_way: Some(Way::Steered), swap_way_reason: Some(reason) };
+        let services = vec![ListedService { service, drift: Some(vec![changed]), swap }];
         insta::assert_snapshot!(
             serde_json::to_string_pretty(&Services { version: VERSION, services }).unwrap()
         );

@@ -50,6 +50,10 @@ use crate::exit::Exit;
 use crate::layout::{Layout, ROOT_VARIABLE};
 
 fn main() -> ExitCode {
+    runtime::lacking::pretend();
+    if std::env::args_os().nth(1).is_some_and(|word| word == "self-test") {
+        return Exit::of_command(runtime::abilities::run_self_test()).into();
+    }
     // Before anything else: a keeper costs a service no more memory than it touches.
     if let Some(status) = keep() {
         return Exit::of_command(status).into();

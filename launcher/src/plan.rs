@@ -141,6 +141,9 @@ fn gap(way: Way, old: &str, new: &str) -> String {
                 "while {old} ends and {new} starts, which takes as long as it takes; it is told afterwards"
             )
         }
+        Way::Gated => format!(
+            "while {old} ends and {new}, started already, takes its port; who connects then waits where both listen alike, and is refused elsewhere; it is told afterwards"
+        ),
         Way::SideBySide | Way::Steered => format!("none: {old} serves until {new} does"),
     }
 }
@@ -183,6 +186,17 @@ fn steps(proposal: &Proposal<'_>, terms: &Terms, way: Way, number: u32) -> Resul
                 format!("generation {number} ({new}) is started, and must be healthy {proven}; {back}"),
             );
         }
+        Way::Gated => {
+            add(
+                "start",
+                format!(
+                    "generation {number} ({new}) is started beside generation {before} ({old}), and waits when it binds its port; if it does not within {}, it is removed (exit status 3)",
+                    span(terms.timeout.map_or(proposal.definition.health.start_timeout_ms, |it| it.ms))
+                ),
+            );
+            add("stop-old", format!("{stop}; nothing serves from here on"));
+            add("let-in", format!("generation {number} gets the port, and must be healthy {proven}; {back}"));
+        }
         Way::SideBySide | Way::Steered => {
             add(
                 "start",
@@ -210,7 +224,7 @@ fn steps(proposal: &Proposal<'_>, terms: &Terms, way: Way, number: u32) -> Resul
         let drain = span(proposal.said.both.swap.drain_ms(terms));
         add("drain", format!("generation {before} is given {drain} to end the connections that it has left"));
     }
-    if way != Way::StopFirst {
+    if matches!(way, Way::SideBySide | Way::Steered) {
         add("stop-old", stop);
     }
     for hook in hooks.post_commit.iter().flatten().filter(|_| has_hooks) {

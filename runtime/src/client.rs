@@ -24,7 +24,7 @@ use crate::history::{End, History, Person};
 use crate::limits::Limits;
 use crate::lock::Lock;
 use crate::port;
-use crate::record::{Record, State};
+use crate::record::{Record, State, Way};
 use crate::swap::{Request, Step};
 use crate::{keep, supervisor, systemd};
 
@@ -344,6 +344,10 @@ pub struct Swapped {
     pub pid: i32,
     /// For so long nothing served.
     pub gap: Duration,
+    /// Whether those who connected meanwhile have waited; else they were refused.
+    pub waited: bool,
+    /// The way that it went in the end, and why.
+    pub way: Option<(Way, String)>,
     /// From the command until the old generation was given up.
     pub took: Duration,
 }
@@ -368,8 +372,9 @@ pub fn swap(folders: &ServiceFolders, request: Request, on: &mut dyn FnMut(Step)
                 answer = hear(&mut supervisor, folders)?;
                 continue;
             }
-            Answer::Swapped { pid, gap_ms } => {
-                Ok(Swapped { pid, gap: Duration::from_millis(gap_ms), took: began.elapsed() })
+            Answer::Swapped { pid, gap_ms, waited, way } => {
+                let gap = Duration::from_millis(gap_ms);
+                Ok(Swapped { pid, gap, waited, way, took: began.elapsed() })
             }
             Answer::WentBack { failure, output, gap_ms } => {
                 let gap = Duration::from_millis(gap_ms);

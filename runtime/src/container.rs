@@ -273,6 +273,6 @@ fn start_ticks(pid: i32) -> io::Result<u64> {
     Ok(stat.starttime)
 }
 
-fn boot_id() -> io::Result<String> {
+pub(crate) fn boot_id() -> io::Result<String> {
     Ok(fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }

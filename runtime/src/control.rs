@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
 use crate::limits::Limits;
+use crate::record::Way;
 use crate::swap::{Request, Step};
 
 /// A line is never longer; whoever sends more is cut off.
@@ -84,6 +85,12 @@ pub(crate) enum Answer {
         pid: i32,
         /// For so long nothing served, milliseconds.
         gap_ms: u64,
+        /// Whether those who connected meanwhile have waited; else they were refused.
+        #[serde(default)]
+        waited: bool,
+        /// The way that it went in the end, and why.
+        #[serde(default)]
+        way: Option<(Way, String)>,
     },
     /// The candidate came to nothing, and the old generation serves.
     WentBack {

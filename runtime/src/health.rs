@@ -254,7 +254,7 @@ impl Prober {
         match self.check.probe.clone() {
             Probe::Runs { .. } => Some(Ok(())),
             Probe::Tcp { .. } | Probe::Http { .. } if self.to == To::Nobody => {
-                Some(Err("it does not listen on its port yet".to_owned()))
+                Some(Err("it has not bound its port".to_owned()))
             }
             Probe::Tcp { address, port } | Probe::Http { address, port, .. } => {
                 match connect(&address, port, self.to.mark()) {

@@ -13,8 +13,10 @@ use rustix::mount::{FsOpenFlags, fsopen};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use serde::Serialize;
 
+use crate::abilities::{Abilities, Part};
 use crate::cgroup;
 use crate::devices;
+use crate::record::Way;
 
 /// The oldest kernel on which all of opsrun works: it has `close_range(2)` (5.9) and is the oldest one with long-term
 /// support that has.
@@ -88,9 +90,15 @@ impl Fact {
     }
 }
 
-/// Looks at everything. `folder` is where opsrun keeps its images and services, made or not.
+/// Looks at everything. `folder` is where opsrun keeps its images and services, made or not; `run`, what is gone at a reboot.
 #[must_use]
-pub fn facts(folder: &Path) -> Vec<Fact> {
+pub fn facts(folder: &Path, run: &Path) -> Vec<Fact> {
+    let mut facts = facts_of_kernel(folder);
+    facts.extend(swapping(&Abilities::test(run)));
+    facts
+}
+
+fn facts_of_kernel(folder: &Path) -> Vec<Fact> {
     vec![
         privileges(),
         kernel(rustix::system::uname().release().to_str().unwrap_or("")),
@@ -106,6 +114,26 @@ pub fn facts(folder: &Path) -> Vec<Fact> {
         systemd(),
         syslog(),
     ]
+}
+
+/// Which way a service with ports is swapped, and all that the ways need: as it was tried just now.
+fn swapping(abilities: &Abilities) -> Vec<Fact> {
+    let name = "swap";
+    let first = match abilities.best_for(Way::Steered) {
+        (way, None) => Fact::new(name, Verdict::Good, format!("{}: no request is lost", way.text())),
+        (way, Some(lacks)) => Fact::new(name, Verdict::Limited, format!("{}, since {lacks}", way.text()))
+            .hint(match way {
+                Way::Gated => "clients wait while one release ends and the next one takes its port",
+                _ => "clients are refused while one release ends and the next one starts",
+            }),
+    };
+    let parts = Part::ALL.into_iter().map(|part| match abilities.has(part) {
+        Some(Ok(())) => Fact::new(part.name(), Verdict::Good, "works"),
+        Some(Err(why)) => Fact::new(part.name(), Verdict::Limited, why).hint(part.needs()),
+        None => Fact::new(part.name(), Verdict::Limited, "not tried, since it needs what is missing above")
+            .hint(part.needs()),
+    });
+    [first].into_iter().chain(parts).collect()
 }
 
 fn privileges() -> Fact {
@@ -346,7 +374,7 @@ mod tests {
     #[test]
     fn every_fact_that_is_not_good_says_what_to_do() {
         let folder = tempfile::tempdir().expect("a folder");
-        let facts = facts(&folder.path().join("not/made/yet"));
+        let facts = facts(&folder.path().join("not/made/yet"), folder.path());
         for fact in &facts {
             assert!(!fact.detail.is_empty(), "{fact:?}");
             assert_eq!(fact.verdict == Verdict::Good, fact.hint.is_none(), "{fact:?}");

@@ -15,6 +15,7 @@
 //! it travel in `config.json` as the annotation [`definition::ANNOTATION`], and in the bundle's folder: where there
 //! is a `lower/`, the root file system is an overlay of the layers it points at.
 
+pub mod abilities;
 pub mod attend;
 mod cgroup;
 mod channel;
@@ -41,6 +42,7 @@ pub mod host;
 mod host_files;
 mod init;
 pub mod keep;
+pub mod lacking;
 mod lifecycle;
 pub mod limits;
 mod lock;

@@ -45,6 +45,8 @@ pub(crate) struct Life {
     trial: bool,
     /// Whether a single failed probe counts.
     closely: bool,
+    /// Whether its start stands still, since it waits for another generation's end.
+    waits: bool,
     unhealthy: bool,
     /// So many probes must succeed in a row until it is healthy: of several workers each may be ready at a time of its own.
     proofs: u32,
@@ -92,7 +94,9 @@ pub(crate) enum Event {
     Resume,
     /// It is wanted up and about to be started in place of another generation; its container is made, and waits.
     Park,
-    /// What it was parked for has come.
+    /// It has been started, and waits for another generation's end.
+    Wait,
+    /// What it was parked for, or waits for, has come.
     Release,
     /// Clients are sent to it although it is on trial: it is probed more often, and one failed probe is too many. Or that is
     /// over.
@@ -176,6 +180,7 @@ impl Life {
             proven: false,
             trial: false,
             closely: false,
+            waits: false,
             unhealthy: false,
             proofs: 1,
             probe_successes: 0,
@@ -234,6 +239,18 @@ impl Life {
                 self.phase = Phase::Creating;
                 vec![Action::Go]
             }
+            (Phase::Creating | Phase::Starting, Event::Wait) => {
+                self.waits = true;
+                vec![Action::NoProbe, Action::Deadline(None)]
+            }
+            (Phase::Creating, Event::Release) => {
+                self.waits = false;
+                Vec::new()
+            }
+            (Phase::Starting, Event::Release) => {
+                self.waits = false;
+                self.prove(now)
+            }
             (Phase::Parked, Event::NotMade(failure)) => self.fail(failure, now),
             (Phase::Down, Event::Resume) => {
                 self.proven = true;
@@ -248,10 +265,11 @@ impl Life {
             (Phase::Creating, Event::Created) => vec![Action::Go],
             (Phase::Creating, Event::Executed) => {
                 self.phase = Phase::Starting;
-                let deadline = now.saturating_add(self.rules.health.start_timeout_ms);
-                vec![Action::Deadline(Some(deadline)), Action::Probe(0)]
+                if self.waits { Vec::new() } else { self.prove(now) }
             }
             (Phase::Creating, Event::NotMade(failure)) => self.fail(failure, now),
+            // A probe that had begun before.
+            (Phase::Starting, Event::Probed(_)) if self.waits => Vec::new(),
             (Phase::Starting, Event::Probed(result)) => self.probed_while_starting(result, now),
             (Phase::Starting, Event::Deadline) => {
                 let failure = self.too_late();
@@ -308,6 +326,12 @@ impl Life {
             _ => Vec::new(),
         };
         (self, actions)
+    }
+
+    /// Its time to become healthy begins.
+    fn prove(&self, now: Millis) -> Vec<Action> {
+        let deadline = now.saturating_add(self.rules.health.start_timeout_ms);
+        vec![Action::Deadline(Some(deadline)), Action::Probe(0)]
     }
 
     fn create(&mut self) -> Vec<Action> {

@@ -196,6 +196,19 @@ pub fn send_signal_to_thread(pid: i32, thread: i32, signal: i32) -> io::Result<(
     }
 }
 
+/// bind(2) with whatever a program might pass.
+///
+/// # Errors
+/// As bind(2).
+#[cfg(test)]
+pub fn bind_anything(socket: i32, address: usize, bytes: usize) -> io::Result<()> {
+    // SAFETY: the kernel reads what the address points at, if it can, and touches no memory of this process.
+    match unsafe { libc::syscall(libc::SYS_bind, socket, address, bytes) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Writes over the command line that this process was started with (proc_pid_cmdline(5)).
 ///
 /// To be called only with a range that `/proc/self/stat` gives as `arg_start` and `arg_end`, and only where this process
@@ -335,6 +348,26 @@ pub fn seccomp_inject(
     // SAFETY: the kernel reads one structure of this type, which outlives the call.
     match unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, from) } {
         answer if answer >= 0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Brings up the loopback interface of this process's network namespace (netdevice(7), `SIOCSIFFLAGS`).
+///
+/// # Errors
+/// `EPERM` without `CAP_NET_ADMIN` there.
+pub fn bring_loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    // SAFETY: the structure is numbers alone, for which zero is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).unwrap_or(1);
+    let from = std::ptr::from_ref(&request);
+    // SAFETY: the kernel reads one structure of this type, which outlives the call.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, from) } {
+        0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }

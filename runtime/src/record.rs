@@ -116,6 +116,8 @@ pub enum Other {
 pub enum Way {
     /// The candidate is made and parked, the old one stopped, the candidate started: for any server.
     StopFirst,
+    /// The candidate is started, and waits with taking its port until the old one has ended, whose queue it takes over.
+    Gated,
     /// Both run at the same time: for a service without a port.
     SideBySide,
     /// Both run at the same time and listen on the same ports; who connects is sent to one of them.
@@ -128,6 +130,7 @@ impl Way {
     pub fn text(self) -> &'static str {
         match self {
             Self::StopFirst => "stop-first",
+            Self::Gated => "gated",
             Self::SideBySide => "side by side",
             Self::Steered => "steered",
         }

@@ -4,10 +4,11 @@
 //! ```text
 //! stop-first     Making ─parked─▶ StoppingOld ─down─▶ Proving ─healthy─▶ Soaking ─over─▶ swapped
 //! side by side   Making ──────────── healthy, while the old one serves ─▶ Soaking ─over─▶ Retiring ─down─▶ swapped
+//! gated          Making ─ waits in bind(2) ─▶ StoppingOld ─down, let in─▶ Proving ─healthy─▶ Soaking ─over─▶ swapped
 //! steered        Making ─ healthy, seen by probes alone ─▶ (Sharing) ─▶ Turning ─▶ Soaking ─over─▶ Draining ─▶ Retiring ─down─▶ swapped
 //!                   │ it would take clients before it is proven                │ failed     │
 //!                   ▼                                                          └──────┬─────┘
-//!                stop-first                                         Withdrawing ◀─────┘ turned back, then cleared
+//!                 gated                                             Withdrawing ◀─────┘ turned back, then cleared
 //!
 //! Sharing, where it is asked for: a share of the connections goes to the candidate first, for a time; one failed probe ends it.
 //!
@@ -76,6 +77,8 @@ pub(crate) struct Swap {
     /// When the old generation was asked to end, and for how long nothing served.
     silent_since: Option<Millis>,
     gap_ms: u64,
+    /// Whether those who connected meanwhile had to wait, and were not refused.
+    waited: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +111,12 @@ pub(crate) enum Event {
     Collides(String),
     /// A share of new connections goes to the candidate.
     Shared,
+    /// The candidate waits in bind(2) until the port is its own.
+    Waits,
+    /// Nobody hears of the candidate's binds; why.
+    Unheard(String),
+    /// Whoever has connected since the old generation was asked to end is served by the candidate.
+    Waited,
     /// New connections go to the candidate.
     Turned,
     /// The generation that no connection is sent to any more has done with those it had, or has had its time.
@@ -139,6 +148,10 @@ pub(crate) enum Action {
     StopOld,
     /// Let the parked candidate execute its program.
     ReleaseCandidate,
+    /// Let the candidate's start take as long as the old one's end does.
+    HoldCandidate,
+    /// Give the candidate, which waits in bind(2), the old one's listeners, or its port.
+    LetIn,
     /// Make ready a candidate again after it was cleared.
     PrepareCandidate,
     /// Send a share of new connections to the candidate, and watch it closely.
@@ -193,6 +206,9 @@ pub enum Step {
     Soaking {
         /// For so long nothing served, milliseconds; 0 when the old one served until the candidate did.
         gap_ms: u64,
+        /// Whether those who connected meanwhile have waited; else they were refused.
+        #[serde(default)]
+        waited: bool,
         /// The soak, milliseconds.
         soak_ms: u64,
     },
@@ -216,6 +232,8 @@ pub(crate) enum Verdict {
     Swapped {
         /// For so long nothing served.
         gap_ms: u64,
+        /// Whether those who connected meanwhile have waited; else they were refused.
+        waited: bool,
     },
     /// The old generation serves, as before.
     WentBack {
@@ -247,6 +265,7 @@ impl Swap {
             failure: None,
             silent_since: None,
             gap_ms: 0,
+            waited: false,
         }
     }
 
@@ -258,6 +277,16 @@ impl Swap {
     /// The way it goes.
     pub(crate) fn way(&self) -> Way {
         self.way
+    }
+
+    /// Why it goes that way.
+    pub(crate) fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Whether a candidate that binds a port of the service's has to wait.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.way == Way::Gated && matches!(self.stage, Stage::Making | Stage::StoppingOld)
     }
 
     /// Whether the candidate is the active generation.
@@ -273,13 +302,15 @@ impl Swap {
     /// What becomes of it when `event` happens at `now`, and what is to be done, in this order.
     #[must_use]
     pub(crate) fn step(mut self, event: Event, now: Millis) -> (Self, Vec<Action>) {
-        let steered = self.way == Way::Steered;
+        let (steered, gated) = (self.way == Way::Steered, self.way == Way::Gated);
         let overlap = self.overlap();
         let actions = match (self.stage, event) {
             (Stage::Making, Event::Begin) => {
-                vec![self.tell_way(), Action::MakeCandidate { parked: !overlap }]
+                vec![self.tell_way(), Action::MakeCandidate { parked: self.way == Way::StopFirst }]
             }
-            (Stage::Making, Event::Collides(reason)) if steered && self.canary.is_some() => {
+            (Stage::Making, Event::Collides(reason) | Event::Unheard(reason))
+                if steered && self.canary.is_some() =>
+            {
                 // Whoever wants to try it on a few does not want it for all at once.
                 let failure = Failure::new(reason).within("it cannot get a share of the connections");
                 let mut actions = vec![Action::ClearCandidate];
@@ -287,6 +318,13 @@ impl Swap {
                 actions
             }
             (Stage::Making, Event::Collides(reason)) if steered => {
+                (self.way, self.reason) = (Way::Gated, reason);
+                let mut actions = vec![self.tell_way()];
+                actions.extend(self.make_way(now));
+                actions
+            }
+            (Stage::Making, Event::Waits) if gated => self.make_way(now),
+            (Stage::Making, Event::Unheard(reason)) if steered || gated => {
                 (self.way, self.reason) = (Way::StopFirst, reason);
                 vec![
                     Action::ClearCandidate,
@@ -318,6 +356,12 @@ impl Swap {
                 actions.extend(self.end(Verdict::Cancelled));
                 actions
             }
+            (Stage::Making, Event::Healthy) if gated => {
+                let failure = Failure::new("it is healthy, and has not bound its port");
+                let mut actions = vec![Action::ClearCandidate];
+                actions.extend(self.end(Verdict::WentBack { failure, gap_ms: 0 }));
+                actions
+            }
             (Stage::Turning, Event::Turned) => self.commit(now),
             (Stage::Turning, Event::Failed(failure)) => {
                 let mut actions = vec![Action::TurnBack, Action::ClearCandidate];
@@ -331,7 +375,12 @@ impl Swap {
             }
             (Stage::StoppingOld, Event::OldDown) => {
                 self.stage = Stage::Proving;
-                vec![Action::Tell(Step::Proving), Action::ReleaseCandidate]
+                let go = if gated { Action::LetIn } else { Action::ReleaseCandidate };
+                vec![Action::Tell(Step::Proving), go]
+            }
+            (Stage::Proving, Event::Waited) => {
+                self.waited = true;
+                Vec::new()
             }
             (Stage::Making | Stage::Proving, Event::Healthy) => self.commit(now),
             (Stage::Soaking, Event::TimeIsUp) => self.soaked(),
@@ -346,7 +395,7 @@ impl Swap {
                 actions.extend(self.end(Verdict::WentBack { failure, gap_ms: 0 }));
                 actions
             }
-            (Stage::Retiring, Event::OldDown) => self.end(Verdict::Swapped { gap_ms: self.gap_ms }),
+            (Stage::Retiring, Event::OldDown) => self.end(self.swapped()),
             (Stage::Making, Event::Failed(failure)) => {
                 let mut actions = vec![Action::ClearCandidate];
                 actions.extend(self.end(Verdict::WentBack { failure, gap_ms: 0 }));
@@ -402,10 +451,18 @@ impl Swap {
         if self.soak_ms == 0 {
             actions.extend(self.soaked());
         } else {
-            let step = Step::Soaking { gap_ms: self.gap_ms, soak_ms: self.soak_ms };
+            let (gap_ms, waited) = (self.gap_ms, self.waited);
+            let step = Step::Soaking { gap_ms, waited, soak_ms: self.soak_ms };
             actions.extend([Action::Tell(step), Action::Wake(now.saturating_add(self.soak_ms))]);
         }
         actions
+    }
+
+    /// The candidate has all it needs but the port.
+    fn make_way(&mut self, now: Millis) -> Vec<Action> {
+        self.stage = Stage::StoppingOld;
+        self.silent_since = Some(now);
+        vec![Action::HoldCandidate, Action::Tell(Step::StoppingOld), Action::StopOld]
     }
 
     /// What the old generation has begun it is let finish, before it is asked to end.
@@ -423,7 +480,7 @@ impl Swap {
             self.stage = Stage::Retiring;
             actions.extend([Action::Tell(Step::Retiring), Action::StopOld]);
         } else {
-            actions.extend(self.end(Verdict::Swapped { gap_ms: self.gap_ms }));
+            actions.extend(self.end(self.swapped()));
         }
         actions
     }
@@ -461,6 +518,10 @@ impl Swap {
     /// Whether both run at the same time.
     fn overlap(&self) -> bool {
         matches!(self.way, Way::SideBySide | Way::Steered)
+    }
+
+    fn swapped(&self) -> Verdict {
+        Verdict::Swapped { gap_ms: self.gap_ms, waited: self.waited }
     }
 
     fn tell_way(&self) -> Action {
@@ -517,10 +578,14 @@ mod tests {
     fn the_gap_is_from_the_stop_to_the_candidates_health() {
         let (swap, actions) = after(Way::StopFirst, &STOPPED_FIRST);
         assert_eq!(actions[0], Action::Commit);
-        assert!(actions.contains(&Action::Tell(Step::Soaking { gap_ms: 2000, soak_ms: 30_000 })));
+        assert!(actions.contains(&Action::Tell(Step::Soaking {
+            gap_ms: 2000,
+            waited: false,
+            soak_ms: 30_000
+        })));
         assert!(swap.is_committed());
         let (_, actions) = swap.step(Event::TimeIsUp, 60_000);
-        assert_eq!(actions, [Action::Accept, Action::End(Verdict::Swapped { gap_ms: 2000 })]);
+        assert_eq!(actions, [Action::Accept, Action::End(Verdict::Swapped { gap_ms: 2000, waited: false })]);
     }
 
     #[test]
@@ -530,7 +595,7 @@ mod tests {
         let (swap, actions) = swap.step(Event::TimeIsUp, 40_000);
         assert_eq!(actions.last(), Some(&Action::StopOld));
         let (_, actions) = swap.step(Event::OldDown, 41_000);
-        assert_eq!(actions, [Action::End(Verdict::Swapped { gap_ms: 0 })]);
+        assert_eq!(actions, [Action::End(Verdict::Swapped { gap_ms: 0, waited: false })]);
     }
 
     const STEERED: [Event; 3] = [Event::Begin, Event::Healthy, Event::Turned];
@@ -546,7 +611,7 @@ mod tests {
         assert_eq!(actions[..2], [Action::Tell(Step::Drained { left: 2 }), Action::Accept]);
         assert_eq!(actions.last(), Some(&Action::StopOld));
         let (_, actions) = swap.step(Event::OldDown, 41_000);
-        assert_eq!(actions, [Action::End(Verdict::Swapped { gap_ms: 0 })]);
+        assert_eq!(actions, [Action::End(Verdict::Swapped { gap_ms: 0, waited: false })]);
     }
 
     #[test]
@@ -616,11 +681,81 @@ mod tests {
         assert_eq!(failure.causes.last().map(String::as_str), Some("it listens elsewhere"));
         assert_eq!(swap.stage, Stage::Over);
     }
+    const GATED: [Event; 5] = [Event::Begin, Event::Waits, Event::OldDown, Event::Waited, Event::Healthy];
 
     #[test]
-    fn a_candidate_that_would_take_clients_is_made_again_and_waits_for_the_old_one_to_end() {
+    fn gated_the_candidate_is_let_in_when_the_old_one_is_down() {
+        let (swap, actions) = after(Way::Gated, &GATED[..1]);
+        assert_eq!(actions.last(), Some(&Action::MakeCandidate { parked: false }));
+        assert!(swap.is_shut());
+        let (swap, actions) = after(Way::Gated, &GATED[..2]);
+        assert_eq!(actions, [Action::HoldCandidate, Action::Tell(Step::StoppingOld), Action::StopOld]);
+        assert!(swap.is_shut(), "a second port waits as well");
+        assert!(swap.clone().step(Event::Waits, 1500).1.is_empty(), "the old one is stopped once");
+        let (swap, actions) = after(Way::Gated, &GATED[..3]);
+        assert_eq!(actions, [Action::Tell(Step::Proving), Action::LetIn]);
+        assert!(!swap.is_shut());
+        let (swap, actions) = after(Way::Gated, &GATED);
+        assert_eq!(actions[0], Action::Commit);
+        assert!(actions.contains(&Action::Tell(Step::Soaking {
+            gap_ms: 3000,
+            waited: true,
+            soak_ms: 30_000
+        })));
+        let (_, actions) = swap.step(Event::TimeIsUp, 60_000);
+        assert_eq!(actions, [Action::Accept, Action::End(Verdict::Swapped { gap_ms: 3000, waited: true })]);
+    }
+
+    #[test]
+    fn gated_the_old_one_is_touched_only_when_the_candidate_waits_for_its_port() {
+        for failure in [Event::Failed(broken()), Event::Healthy] {
+            let (_, actions) = after(Way::Gated, &[Event::Begin, failure]);
+            assert_eq!(actions[0], Action::ClearCandidate);
+            assert!(matches!(actions[1], Action::End(Verdict::WentBack { gap_ms: 0, .. })), "{actions:?}");
+        }
+    }
+
+    #[test]
+    fn gated_a_failure_brings_the_old_one_back() {
+        let failed = Event::Failed(broken());
+        let events = [Event::Begin, Event::Waits, failed.clone()];
+        let (swap, actions) = after(Way::Gated, &events);
+        assert!(!actions.contains(&Action::StartOld), "it is still on its way down");
+        assert_eq!(swap.step(Event::OldDown, 4000).1, [Action::StartOld]);
+        let (swap, actions) = after(Way::Gated, &[&GATED[..3], std::slice::from_ref(&failed)].concat());
+        assert_eq!(
+            actions,
+            [Action::ClearCandidate, Action::Tell(Step::Returning), Action::StartOld],
+            "{swap:?}"
+        );
+        let (_, actions) = swap.step(Event::OldHealthy, 8000);
+        assert_eq!(actions, [Action::End(Verdict::WentBack { failure: broken(), gap_ms: 7000 })]);
+        let (_, actions) = after(Way::Gated, &[&GATED[..], &[failed]].concat());
+        assert_eq!(actions[..2], [Action::Uncommit, Action::ClearCandidate]);
+        assert_eq!(actions.last(), Some(&Action::StartOld));
+    }
+
+    #[test]
+    fn a_candidate_that_would_take_clients_waits_where_it_is_until_the_old_one_has_ended() {
         let events = [Event::Begin, Event::Collides("it listens elsewhere".into())];
         let (swap, actions) = after(Way::Steered, &events);
+        assert_eq!(swap.way(), Way::Gated);
+        assert!(swap.is_shut() && !actions.contains(&Action::ClearCandidate));
+        assert_eq!(actions[1..], [Action::HoldCandidate, Action::Tell(Step::StoppingOld), Action::StopOld]);
+        let reason = "it listens elsewhere".to_owned();
+        assert_eq!(actions[0], Action::Tell(Step::Way { way: Way::Gated, reason }));
+    }
+
+    #[test]
+    fn a_candidate_whose_binds_nobody_hears_of_is_made_again_and_waits_for_the_old_one_to_end() {
+        for way in [Way::Steered, Way::Gated] {
+            unheard(way);
+        }
+    }
+
+    fn unheard(way: Way) {
+        let events = [Event::Begin, Event::Unheard("the kernel cannot".into())];
+        let (swap, actions) = after(way, &events);
         assert_eq!(actions[0], Action::ClearCandidate);
         assert_eq!(actions.last(), Some(&Action::MakeCandidate { parked: true }));
         assert_eq!(swap.way(), Way::StopFirst);
@@ -661,11 +796,14 @@ mod tests {
             Event::TimeIsUp,
             Event::Collides("why".into()),
             Event::Shared,
+            Event::Waits,
+            Event::Unheard("why".into()),
+            Event::Waited,
             Event::Turned,
             Event::Drained { left: 0 },
             Event::Cancel,
         ];
-        let ways = [Way::StopFirst, Way::SideBySide, Way::Steered].map(|way| (way, None));
+        let ways = [Way::StopFirst, Way::SideBySide, Way::Gated, Way::Steered].map(|way| (way, None));
         for (way, canary) in ways.into_iter().chain([(Way::Steered, Some(canary()))]) {
             let mut paths = vec![(Swap::new(way, "why".into(), 1).sharing_first(canary), 0, 0)];
             for _ in 0..7 {

@@ -4,18 +4,20 @@
 use std::collections::BTreeSet;
 use std::io;
 
+use crate::abilities::Abilities;
 use crate::definition::{Definition, Probe};
 use crate::folders::ServiceFolders;
 use crate::record::Way;
 use crate::steering;
 
 /// The way for these two, and why, as in "…, since …", by what they promise. Steered it goes only when the old one's
-/// listeners turn out to be steerable: [`choose_here`].
+/// listeners turn out to be steerable, on a host that can do that: [`choose_here`].
 ///
 /// Two generations can run at the same time where neither a port nor the question which of them a probe has met stands
 /// between them, and where connections to the port can be steered.
 #[must_use]
 pub fn choose(old: &Definition, new: &Definition) -> (Way, &'static str) {
+    let ports = |definition: &Definition| definition.ports.iter().copied().collect::<BTreeSet<u16>>();
     let asked_inside = |definition: &Definition| {
         matches!(definition.health.probe, Probe::Runs { .. } | Probe::Command { .. })
     };
@@ -25,9 +27,8 @@ pub fn choose(old: &Definition, new: &Definition) -> (Way, &'static str) {
         }
         return (Way::SideBySide, "it has no port");
     }
-    let ports = |definition: &Definition| definition.ports.iter().copied().collect::<BTreeSet<u16>>();
-    if ports(old) != ports(new) {
-        return (Way::StopFirst, "the two do not have the same ports");
+    if new.ports.is_empty() {
+        return (Way::StopFirst, "only the one that serves has a port");
     }
     match &new.health.probe {
         Probe::Runs { .. } => (Way::StopFirst, "its health check says nothing about its port"),
@@ -37,6 +38,7 @@ pub fn choose(old: &Definition, new: &Definition) -> (Way, &'static str) {
         Probe::Tcp { port, .. } | Probe::Http { port, .. } if !new.ports.contains(port) => {
             (Way::StopFirst, "its health check asks a port that is not among its own")
         }
+        _ if ports(old) != ports(new) => (Way::Gated, "the two do not have the same ports"),
         _ => (Way::Steered, "connections to its port can be steered"),
     }
 }
@@ -50,11 +52,25 @@ pub fn choose_here(
     old: &Definition,
     new: &Definition,
 ) -> io::Result<(Way, String)> {
-    Ok(match choose(old, new) {
-        (Way::Steered, reason) => match steering::owned(&folders.run, &old.ports)? {
-            Ok(()) => (Way::Steered, reason.to_owned()),
-            Err(reason) => (Way::StopFirst, reason),
-        },
-        (way, reason) => (way, reason.to_owned()),
-    })
+    let (promised, reason) = choose(old, new);
+    let (way, reason) = on_this_host(folders, promised, reason.to_owned());
+    if promised == Way::Steered
+        && way != Way::StopFirst
+        && let Err(reason) = steering::owned(&folders.run, &old.ports)?
+    {
+        return Ok((Way::StopFirst, reason));
+    }
+    Ok((way, reason))
+}
+
+/// The same way and reason, or those that are left on this host.
+pub(crate) fn on_this_host(folders: &ServiceFolders, way: Way, reason: String) -> (Way, String) {
+    if matches!(way, Way::StopFirst | Way::SideBySide) {
+        return (way, reason);
+    }
+    let run = folders.run.parent().unwrap_or(&folders.run);
+    match Abilities::of_host(run).best_for(way) {
+        (way, None) => (way, reason),
+        (way, Some(reason)) => (way, reason),
+    }
 }

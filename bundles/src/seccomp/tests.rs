@@ -37,6 +37,9 @@ fn dockers_profile_for_a_plain_container() {
         ("mount", vec![]),
         ("bpf", vec![]),
         ("reboot", vec![]),
+        // A bind(2) past the supervisor, and memory that stalls who reads it, are not to be had.
+        ("io_uring_setup", vec![]),
+        ("userfaultfd", vec![]),
         // By kernel version.
         ("ptrace", vec![ALLOWED]),
         // By capability.

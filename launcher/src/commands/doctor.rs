@@ -17,7 +17,7 @@ const HEADER: [&str; 3] = ["VERDICT", "FACT", "FOUND"];
 /// # Errors
 /// [`Error::Unfit`] when something is missing without which opsrun does not work.
 pub(crate) fn doctor(layout: &Layout, arguments: &Doctor) -> Result<Exit, Error> {
-    let facts = facts(&layout.store());
+    let facts = facts(&layout.store(), &layout.run());
     let missing = facts.iter().filter(|fact| fact.verdict == Verdict::Missing).count();
     if arguments.form.json {
         print::json(&Host { version: VERSION, facts })?;

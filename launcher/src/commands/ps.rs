@@ -5,10 +5,11 @@ use runtime::status;
 
 use crate::arguments::Ps;
 use crate::commands::enable::is_enabled;
-use crate::commands::status::configuration;
+use crate::commands::status::{configuration, outlook};
 use crate::commands::{now_ms, services};
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::generation;
 use crate::layout::Layout;
 use crate::listing::{ListedService, Service, Services, VERSION, health_text};
 use crate::print::amount::span;
@@ -46,7 +47,11 @@ pub(crate) fn ps(layout: &Layout, arguments: &Ps) -> Result<Exit, Error> {
                 .parse()
                 .ok()
                 .and_then(|name| configuration(layout, &name, service.generation).ok()?);
-            ListedService { service, drift: found.map(|found| found.changes) }
+            let definition = service.service.parse().ok().and_then(|name| {
+                Some(generation::read(&layout.service(&name).generation(service.generation))?.definition)
+            });
+            let swap = outlook(layout, &service, definition.as_ref());
+            ListedService { service, drift: found.map(|found| found.changes), swap }
         };
         let services = listed.into_iter().map(with_drift).collect();
         print::json(&Services { version: VERSION, services })?;

@@ -4,6 +4,7 @@
 use runtime::definition::{Definition, Probe};
 use runtime::record::{Canary, Other, Swapping};
 use runtime::status::Status as Looked;
+use runtime::way;
 
 use crate::arguments::Status;
 use crate::commands::enable::is_enabled;
@@ -14,7 +15,9 @@ use crate::exit::Exit;
 use crate::generation;
 use crate::hooks;
 use crate::layout::Layout;
-use crate::listing::{Configuration, Service, ServiceStatus, ShownState, SwapUnderWay, VERSION, health_text};
+use crate::listing::{
+    Configuration, Service, ServiceStatus, ShownState, SwapOutlook, SwapUnderWay, VERSION, health_text,
+};
 use crate::prepare::Said;
 use crate::print::amount::{ago, short_id, span};
 use crate::print::{self, sentence, table::pairs};
@@ -46,9 +49,11 @@ pub(crate) fn describe(layout: &Layout, name: &ServiceName, looked: &Looked) -> 
     let record = &looked.record;
     let generation = folders.generation(record.generation);
     let made = generation::read(&generation);
+    let service = Service::of(looked, is_enabled(&folders), now_ms());
     Ok(ServiceStatus {
         version: VERSION,
-        service: Service::of(looked, is_enabled(&folders), now_ms()),
+        outlook: outlook(layout, &service, made.as_ref().map(|made| &made.definition)),
+        service,
         last_exit: record.last_exit.map(Into::into),
         last_failure: record.last_failure.as_ref().map(|failure| failure.causes.clone()),
         limits: made.as_ref().map(|made| made.limits.clone()).unwrap_or_default(),
@@ -59,6 +64,17 @@ pub(crate) fn describe(layout: &Layout, name: &ServiceName, looked: &Looked) -> 
         output: folders.output(record.generation),
         settings: layout.settings(name),
     })
+}
+
+/// The way a swap to a release like the one that runs would go.
+pub(crate) fn outlook(layout: &Layout, service: &Service, runs: Option<&Definition>) -> SwapOutlook {
+    let (Some(runs), Some(_), Ok(name)) = (runs, service.process, service.service.parse()) else {
+        return SwapOutlook::default();
+    };
+    match way::choose_here(&layout.service(&name), runs, runs) {
+        Ok((way, reason)) => SwapOutlook { swap_way: Some(way), swap_way_reason: Some(reason) },
+        Err(_) => SwapOutlook::default(),
+    }
 }
 
 /// A service's configuration and what has been changed of it since a generation began; `None` when that has none.
@@ -113,6 +129,9 @@ fn render(status: &ServiceStatus, looked: &Looked, now_ms: u64) -> String {
     }
     if let Some(definition) = &status.definition {
         lines.push(("health check", health_check(definition)));
+    }
+    if let SwapOutlook { swap_way: Some(way), swap_way_reason: Some(reason) } = &status.outlook {
+        lines.push(("swap", format!("{}, since {reason}", way.text())));
     }
     if let Some(exit) = record.last_exit {
         let signal =
@@ -239,6 +258,7 @@ mod tests {
                 changes,
             }),
             swap: looked.record.swap.as_ref().map(SwapUnderWay::from),
+            outlook: SwapOutlook::default(),
             pending_hooks: pending_hooks(state),
             output: "/var/log/opsrun/keystone/3.log".into(),
             settings: "/etc/opsrun/keystone.toml".into(),

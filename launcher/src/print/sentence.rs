@@ -237,6 +237,11 @@ pub(crate) fn swap_step(service: &str, wanted: &str, before: &str, step: Step) -
         Step::Way { way: Way::StopFirst, reason } => {
             format!("{before} is stopped before {wanted} starts, since {reason}")
         }
+        Step::Way { way: Way::Gated, reason } => {
+            format!(
+                "{wanted} is started, and waits to take its port until {before} has ended, since {reason}"
+            )
+        }
         Step::Way { way: Way::SideBySide, reason } => {
             format!("{before} and {wanted} run side by side for a while, since {reason}")
         }
@@ -250,8 +255,8 @@ pub(crate) fn swap_step(service: &str, wanted: &str, before: &str, step: Step) -
         }
         Step::Withdrawing => format!("{wanted} failed; {before} serves again"),
         Step::StoppingOld => format!("{service} {wanted} is ready to start; stopping {before}"),
-        Step::Soaking { gap_ms, soak_ms } => {
-            let gap = gap(gap_ms);
+        Step::Soaking { gap_ms, waited, soak_ms } => {
+            let gap = gap(gap_ms, waited);
             format!("{service} {wanted} is healthy and serves{gap}; watching it for {}", span(soak_ms))
         }
         Step::Retiring => format!("stopping {before}"),
@@ -271,14 +276,19 @@ pub(crate) fn restarted(service: &str, release: &str, generation: u32, swapped: 
 
 fn serves_now(service: &str, what: &str, generation: u32, swapped: &Swapped) -> String {
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let (process, gap, took) = (swapped.pid, gap(ms(swapped.gap)), seconds(ms(swapped.took)));
-    format!("{service} {what}{gap} (generation {generation}, process {process}, {took})")
+    let (process, gap, took) = (swapped.pid, gap(ms(swapped.gap), swapped.waited), seconds(ms(swapped.took)));
+    // A service never goes a worse way without a word.
+    let way = match &swapped.way {
+        Some((way @ (Way::StopFirst | Way::Gated), reason)) => format!("; {}, since {reason}", way.text()),
+        _ => String::new(),
+    };
+    format!("{service} {what}{gap}{way} (generation {generation}, process {process}, {took})")
 }
 
 /// `swap`, when the old generation serves after the new one has failed.
 pub(crate) fn serves_again(service: &str, before: &str, gap: Duration) -> String {
     let ms = u64::try_from(gap.as_millis()).unwrap_or(u64::MAX);
-    format!("{service} {before} serves again{}", self::gap(ms))
+    format!("{service} {before} serves again{}", self::gap(ms, false))
 }
 
 /// `swap`, when the new generation serves and its supervisor is another one by now.
@@ -317,8 +327,12 @@ pub(crate) fn not_seen_to_serve(service: &str, reason: &str) -> String {
     format!("{service} did not answer a probe right after: {reason}")
 }
 
-fn gap(ms: u64) -> String {
-    if ms == 0 { String::new() } else { format!("; nothing served for {}", seconds(ms)) }
+fn gap(ms: u64, waited: bool) -> String {
+    match (ms, waited) {
+        (0, _) => String::new(),
+        (_, true) => format!("; nothing served for {}, and who connected then has waited", seconds(ms)),
+        (_, false) => format!("; nothing served for {}", seconds(ms)),
+    }
 }
 
 /// Seconds with one decimal for short times.

@@ -42,7 +42,14 @@ impl Steering {
                 if inode_of(found.as_fd()) == Ok(inode) {
                     let key = Key::of(found.as_fd(), socket.local)?;
                     let generation = side.generation;
-                    self.held.push(Held { generation, key, socket: found, inode, index: None });
+                    self.held.push(Held {
+                        generation,
+                        key,
+                        socket: found,
+                        inode,
+                        index: None,
+                        foreign: false,
+                    });
                 }
             }
         }
@@ -71,7 +78,7 @@ impl Steering {
     }
 }
 
-fn duplicate(process: i32, descriptor: i32) -> io::Result<OwnedFd> {
+pub(super) fn duplicate(process: i32, descriptor: i32) -> io::Result<OwnedFd> {
     let pid = Pid::from_raw(process).ok_or(io::ErrorKind::NotFound)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     Ok(pidfd_getfd(&pidfd, descriptor, PidfdGetfdFlags::empty())?)

@@ -36,16 +36,18 @@ const NETLINK_ADDRESS_BYTES: u32 = 12;
 /// # Errors
 /// As [`os::seccomp_load_listening`].
 pub(crate) fn load() -> io::Result<OwnedFd> {
-    let bit =
-        |flag: libc::c_ulong| u32::try_from(flag).expect("OK because the flags are the lowest six bits");
-    let flags = bit(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW);
-    let uninterrupted = flags | bit(libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV);
-    match os::seccomp_load_listening(&program(), uninterrupted) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            os::seccomp_load_listening(&program(), flags)
-        }
+    match load_as(true) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => load_as(false),
         other => other,
     }
+}
+
+/// The same, with or without what keeps other signals from interrupting.
+pub(crate) fn load_as(uninterrupted: bool) -> io::Result<OwnedFd> {
+    let bit =
+        |flag: libc::c_ulong| u32::try_from(flag).expect("OK because the flags are the lowest six bits");
+    let wait = if uninterrupted { bit(libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) } else { 0 };
+    os::seccomp_load_listening(&program(), bit(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW) | wait)
 }
 
 fn program() -> [libc::sock_filter; 8] {

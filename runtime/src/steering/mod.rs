@@ -13,12 +13,16 @@
 //! Whatever is bound otherwise (by another system call, by a process that entered, by a stranger) is not touched, and
 //! cannot join: members of a group have one owner, which is a uid that nobody else has.
 
+#[cfg(test)]
+mod abuse_tests;
 mod again;
 mod drain;
 pub(crate) mod filter;
+pub(crate) mod gate;
 mod group;
 mod key;
 pub(crate) mod notified;
+pub(crate) mod self_test;
 pub(crate) mod sockets;
 #[cfg(test)]
 mod tests;
@@ -64,6 +68,8 @@ struct Held {
     inode: u64,
     /// Its place in the group, from listen(2) on.
     index: Option<u32>,
+    /// Whether it was bound by itself, and is in no group.
+    foreign: bool,
 }
 
 /// Who binds.
@@ -98,15 +104,7 @@ impl Steering {
 
     /// Answers a call.
     pub(crate) fn answer(&mut self, notified: &Notified, bind: &Bind, by: Binder<'_>) -> Bound {
-        let asked = bind.socket().ok().filter(|socket| is_tcp(socket.as_fd())).and_then(|socket| {
-            let address = bind.address().filter(|address| by.ports.contains(&address.port()))?;
-            let key = Key::of(socket.as_fd(), address).ok()?;
-            let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-            // A mismatch is an error that the kernel has the right number for.
-            let fits = sockopt::socket_domain(&socket).is_ok_and(|domain| domain == family);
-            (fits && bind.may_bind(address.port())).then_some((socket, address, key))
-        });
-        let Some((socket, address, key)) = asked else {
+        let Some((socket, address, key)) = asked(bind, by) else {
             notified.let_through(bind);
             return Bound::NotOurs;
         };
@@ -157,6 +155,7 @@ impl Steering {
         // Who waits at the socket of a generation that crashed is served by the same program, started again. Not so where
         // the program has other ties to its new socket already.
         if held.index.is_some() && held.key == key && !has_ties(bind, inode) {
+            set_alike(held.socket.as_fd(), socket);
             return Some(match notified.answer_with(bind, held.socket.as_fd()) {
                 Ok(()) => Bound::Adopted,
                 Err(_) => Bound::Not,
@@ -172,8 +171,13 @@ impl Steering {
         if let Some(other) = others().find(|it| it.key != *key) {
             return Some(format!("it listens on {key}, and the one that serves on {}", other.key));
         }
-        let waits = others().find(|it| it.index.is_none())?;
-        Some(format!("the one that serves does not listen on {} now", waits.key))
+        if let Some(waits) = others().find(|it| it.index.is_none()) {
+            return Some(format!("the one that serves does not listen on {} now", waits.key));
+        }
+        // Where whoever joins is sent the supervisor's own connections alone, from its listen(2) on.
+        let other = others().next()?;
+        let refused = self.attach(&other.key).err()?;
+        Some(format!("the listeners on {} cannot be steered: {refused}", other.key))
     }
 
     fn adopt(
@@ -184,10 +188,6 @@ impl Steering {
         generation: u32,
     ) -> Result<(), Errno> {
         let first = !self.held.iter().any(|it| it.key == key);
-        // Where whoever joins is sent the supervisor's own connections alone, from its listen(2) on.
-        if !first {
-            self.attach(&key).map_err(|_| Errno::ADDRINUSE)?;
-        }
         let inode = inode_of(socket.as_fd())?;
         let shared = sockopt::socket_reuseport(&socket)?;
         // OK to ignore: without it the sockets of two generations are as good as of two users, and do not share.
@@ -199,7 +199,7 @@ impl Steering {
             let _ = sockopt::set_socket_reuseport(&socket, shared);
             return Err(error);
         }
-        self.held.push(Held { generation, key, socket, inode, index: None });
+        self.held.push(Held { generation, key, socket, inode, index: None, foreign: false });
         if first {
             // OK to ignore: alone it gets every connection anyway. Others join only when attaching works.
             let _ = self.attach(&key);
@@ -268,7 +268,7 @@ impl Steering {
 
     /// Gives a key's group the program that follows from who is in it.
     fn attach(&self, key: &Key) -> io::Result<()> {
-        let of_key = || self.held.iter().filter(|it| it.key == *key);
+        let of_key = || self.held.iter().filter(|it| it.key == *key && !it.foreign);
         let index = |it: &Held| if it.generation == self.active { None } else { it.index };
         let members = self.members(key);
         let routes = Routes {
@@ -435,6 +435,31 @@ fn is_tcp(socket: BorrowedFd<'_>) -> bool {
     family
         && sockopt::socket_type(socket).is_ok_and(|kind| kind == SocketType::STREAM)
         && sockopt::socket_protocol(socket).is_ok_and(|protocol| protocol == Some(ipproto::TCP))
+}
+
+/// The socket, address and key of a call that is a bind of one of the binder's ports, and would be one.
+fn asked(bind: &Bind, by: Binder<'_>) -> Option<(OwnedFd, SocketAddr, Key)> {
+    let socket = bind.socket().ok().filter(|socket| is_tcp(socket.as_fd()))?;
+    let address = bind.address().filter(|address| by.ports.contains(&address.port()))?;
+    let key = Key::of(socket.as_fd(), address).ok()?;
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    // A mismatch is an error that the kernel has the right number for.
+    let fits = sockopt::socket_domain(&socket).is_ok_and(|domain| domain == family);
+    (fits && bind.may_bind(address.port())).then_some((socket, address, key))
+}
+
+/// Gives a listener what a program has set on the socket that it takes the place of: another program may have used it.
+fn set_alike(listener: BorrowedFd<'_>, socket: BorrowedFd<'_>) {
+    // OK to ignore: all of them can be set on any socket of TCP.
+    if let Ok(flags) = rustix::fs::fcntl_getfl(socket) {
+        let _ = rustix::fs::fcntl_setfl(listener, flags);
+    }
+    if let Ok(keepalive) = sockopt::socket_keepalive(socket) {
+        let _ = sockopt::set_socket_keepalive(listener, keepalive);
+    }
+    if let Ok(nodelay) = sockopt::tcp_nodelay(socket) {
+        let _ = sockopt::set_tcp_nodelay(listener, nodelay);
+    }
 }
 
 /// Whether the program has the socket twice, or waits on it already: another in its place would not get all of it.

@@ -5,6 +5,9 @@
 //! changes nothing any more (seccomp_unotify(2) has the warnings). What it learns about a process by number counts only when
 //! the call still waits afterwards. Nothing here is a security decision: a call that is let through is made by the kernel
 //! with the program's own rights.
+//!
+//! Memory that stalls whoever reads it (userfaultfd(2), FUSE) takes rights that a service has only when its operator gives them
+//! by name; such a service stalls its own supervisor with it, and no other.
 
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -124,6 +127,10 @@ impl AsFd for Notified {
 impl Bind {
     /// The socket itself: the same open file as the program's (pidfd_getfd(2)).
     pub(crate) fn socket(&self) -> io::Result<OwnedFd> {
+        if self.descriptor < 0 {
+            // rustix takes it for an error of its caller's.
+            return Err(rustix::io::Errno::BADF.into());
+        }
         let get = |number: i32, flags| {
             let pid = rustix::process::Pid::from_raw(number).ok_or(io::ErrorKind::NotFound)?;
             let pidfd = pidfd_open(pid, flags)?;
@@ -155,15 +162,15 @@ impl Bind {
 
     /// The address; `None` for one that is not of IPv4 or IPv6, or cannot be read: the kernel has the right error for that.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
-        let mut bytes = [0; ADDRESS_BYTES_MAX];
-        let wanted = self.address_bytes.min(ADDRESS_BYTES_MAX);
-        if wanted < IPV4_BYTES {
-            return None;
-        }
-        let remote = [RemoteIoVec { base: self.address_at, len: wanted }];
-        let mut local = [IoSliceMut::new(bytes.get_mut(..wanted)?)];
-        let read = process_vm_readv(Pid::from_raw(self.thread), &mut local, &remote).ok()?;
-        if read == wanted { parse(&bytes[..wanted]) } else { None }
+        if self.address_bytes < IPV4_BYTES { None } else { parse(&self.bytes().ok()?) }
+    }
+
+    /// What the program has passed as the address.
+    pub(crate) fn bytes(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.address_bytes.min(ADDRESS_BYTES_MAX)];
+        let remote = [RemoteIoVec { base: self.address_at, len: bytes.len() }];
+        let read = process_vm_readv(Pid::from_raw(self.thread), &mut [IoSliceMut::new(&mut bytes)], &remote)?;
+        if read == bytes.len() { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 }
 

@@ -11,25 +11,26 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{setsockopt, sockopt as options};
 use rustix::net::{SocketAddrAny, SocketAddrV4, bind, connect, listen, socket};
 
+use super::gate::{Gate, Waiting};
 use super::notified::Heard;
 use super::*;
 use crate::channel::Channel;
 
 /// What a server is told to do, in the environment of the test program that becomes one.
 const ROLE: &str = "OPSRUN_TEST_SERVER";
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server in a cgroup of its own.
-struct Server {
+pub(super) struct Server {
     child: Child,
-    notified: Notified,
+    pub(super) notified: Notified,
     cgroup: PathBuf,
     generation: u32,
 }
 
 impl Server {
     /// A server that answers each connection with `word`, which begins with how it binds.
-    fn start(generation: u32, word: &str, address: &str) -> Self {
+    pub(super) fn start(generation: u32, word: &str, address: &str) -> Self {
         let (near, far) = Channel::pair().expect("a channel");
         let child = Command::new("/proc/self/exe")
             .args(["--exact", "steering::tests::a_server", "--nocapture"])
@@ -49,7 +50,7 @@ impl Server {
     }
 
     /// Waits for its next bind of a port and has it answered.
-    fn binds(&self, steering: &mut Steering, ports: &[u16]) -> Bound {
+    pub(super) fn binds(&self, steering: &mut Steering, ports: &[u16]) -> Bound {
         let deadline = Instant::now() + PATIENCE;
         loop {
             assert!(Instant::now() < deadline, "it does not bind");
@@ -65,7 +66,35 @@ impl Server {
         }
     }
 
-    fn listens(&self, steering: &mut Steering) {
+    /// Waits for its bind of a port, and leaves it unanswered.
+    fn waits(&self, ports: &[u16]) -> Waiting {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            assert!(Instant::now() < deadline, "it does not bind");
+            let Heard::Bind(bind) = self.notified.hear().expect("heard") else {
+                std::thread::yield_now();
+                continue;
+            };
+            let by = Binder { generation: self.generation, ports, cgroup: &self.cgroup };
+            if let Some(waiting) = Waiting::of(&self.notified, bind, by) {
+                return waiting;
+            }
+        }
+    }
+
+    pub(super) fn side(&self) -> Side<'_> {
+        Side { generation: self.generation, cgroup: &self.cgroup }
+    }
+
+    /// Its calls that have waited are answered.
+    fn is_let_in(&self, steering: &mut Steering, gate: &mut Gate, ports: &[u16]) {
+        for waiting in std::mem::take(&mut gate.waiting) {
+            let by = Binder { generation: self.generation, ports, cgroup: &self.cgroup };
+            assert_eq!(steering.answer(&self.notified, &waiting.bind, by), Bound::Adopted);
+        }
+    }
+
+    pub(super) fn listens(&self, steering: &mut Steering) {
         until("it listens", || {
             steering.look();
             steering.of(self.generation).any(|it| it.index.is_some())
@@ -104,6 +133,7 @@ fn a_server() {
     let listener = filter::load().expect("the filter: needs root");
     Channel::of(channel.into()).send(&"binds", &[listener.as_fd()]).expect("sent");
     drop(listener);
+    abuse_tests::misbehave(word, address);
     // A bind that is nobody's business, as a resolver makes it.
     drop(std::net::UdpSocket::bind("127.0.0.1:0").expect("UDP is let through"));
     let listener = TcpListener::bind(address).expect("bound");
@@ -117,7 +147,7 @@ fn a_server() {
 }
 
 /// What is answered on a connection of a client's, or of the supervisor's own.
-fn asked(port: u16, marked: bool) -> String {
+pub(super) fn asked(port: u16, marked: bool) -> String {
     let client = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
     if marked {
         setsockopt(&client, options::Mark, &PROBE_MARK).expect("SO_MARK: needs root");
@@ -130,12 +160,12 @@ fn asked(port: u16, marked: bool) -> String {
     answer
 }
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("address").port()
 }
 
-fn steering() -> Steering {
+pub(super) fn steering() -> Steering {
     let mut steering = Steering::new(Path::new("/run/opsrun-test"));
     steering.active = 1;
     steering
@@ -216,6 +246,66 @@ fn who_connects_after_a_crash_waits_for_the_restart() {
 }
 
 #[test]
+fn who_connects_between_two_generations_waits_for_the_one_that_is_let_in() {
+    let (mut steering, port) = (steering(), free_port());
+    let address = format!("127.0.0.1:{port}");
+    for round in 0..2 {
+        let (mut old, mut new) = (Server::start(1, "old", &address), None);
+        // The second round is with a listener that nobody has heard of.
+        assert_eq!(old.binds(&mut steering, &[port]), Bound::Adopted);
+        old.listens(&mut steering);
+        if round == 1 {
+            steering.release(1);
+        }
+        let new = new.insert(Server::start(2, "new", &address));
+        let mut gate = Gate { waiting: vec![new.waits(&[port])], ..Gate::default() };
+        steering.keep_for(old.side(), &gate, &[port]).expect("kept");
+        old.end();
+        let client = std::thread::spawn(move || asked(port, false));
+        until("the client waits", || {
+            sockets::listeners(port).expect("asked").iter().any(|socket| socket.queue == 1)
+        });
+        steering.pass_on(&mut gate, 1, 2);
+        new.is_let_in(&mut steering, &mut gate, &[port]);
+        assert_eq!(client.join().expect("the client"), "new");
+        assert!(steering.close_unused(&mut gate, new.side()), "nobody was refused");
+        // It fails after all: the old one is started again, onto the same listener.
+        steering.pass_back(&mut gate, 2, 1);
+        new.end();
+        steering.forget(2);
+        if round == 0 {
+            let client = std::thread::spawn(move || asked(port, false));
+            until("the client waits", || {
+                sockets::listeners(port).expect("asked").iter().any(|socket| socket.queue == 1)
+            });
+            let again = Server::start(1, "again", &address);
+            assert_eq!(again.binds(&mut steering, &[port]), Bound::Adopted);
+            assert_eq!(client.join().expect("the client"), "again");
+        }
+        steering.forget(1);
+    }
+}
+
+#[test]
+fn nobody_waits_at_a_listener_that_the_next_one_cannot_take() {
+    let (mut steering, port) = (steering(), free_port());
+    let mut old = Server::start(1, "old", &format!("127.0.0.1:{port}"));
+    assert_eq!(old.binds(&mut steering, &[port]), Bound::Adopted);
+    old.listens(&mut steering);
+    let new = Server::start(2, "new", &format!("0.0.0.0:{port}"));
+    let mut gate = Gate { waiting: vec![new.waits(&[port])], ..Gate::default() };
+    steering.keep_for(old.side(), &gate, &[port]).expect("kept");
+    assert_eq!(asked(port, false), "old", "it serves until it ends");
+    old.end();
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "somebody waits in vain");
+    steering.pass_on(&mut gate, 1, 2);
+    new.is_let_in(&mut steering, &mut gate, &[port]);
+    new.listens(&mut steering);
+    assert_eq!(asked(port, false), "new");
+    assert!(!steering.close_unused(&mut gate, new.side()), "they were refused");
+}
+
+#[test]
 fn a_short_queue_is_widened_and_a_strangers_listener_is_seen() {
     let mut steering = steering();
     let own = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
@@ -227,7 +317,7 @@ fn a_short_queue_is_widened_and_a_strangers_listener_is_seen() {
     let key = Key::of(own.as_fd(), bound).expect("its key");
     let inode = inode_of(own.as_fd()).expect("its number");
     assert!(steering.owns(1, &[bound.port()]).expect("asked").is_err(), "a stranger's");
-    steering.held.push(Held { generation: 1, key, socket: own, inode, index: None });
+    steering.held.push(Held { generation: 1, key, socket: own, inode, index: None, foreign: false });
     assert_eq!(steering.owns(1, &[bound.port()]).expect("asked"), Ok(()));
     steering.widen(1).expect("widened");
     assert_eq!(sockets::listeners(bound.port()).expect("asked")[0].queue_max, QUEUE_LEAST);

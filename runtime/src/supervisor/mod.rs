@@ -17,11 +17,13 @@
 
 mod actions;
 mod adopt;
+mod allowance;
 mod begin;
 mod children;
 mod clients;
 mod corrupt;
 mod freezing;
+mod gated;
 mod past;
 mod reexec;
 mod running;
@@ -203,7 +205,9 @@ impl Supervisor {
             deadlines.map(|at| Duration::from_millis(at.saturating_sub(self.now()).saturating_add(1)));
         let probes = self.both().filter_map(|running| running.prober.wakes_at());
         let unit = self.unit.as_ref().and_then(Unit::wakes_at);
+        let binds = self.both().filter_map(Running::hears_again_at);
         let instants = probes
+            .chain(binds)
             .chain(unit)
             .chain(self.kept.wakes_at())
             .map(|at| at.saturating_duration_since(Instant::now()));
@@ -216,7 +220,13 @@ impl Supervisor {
             Source::Listener => self.accept(),
             Source::Keeper => self.kept.lost(),
             Source::Client(index) => self.listen_to(index),
-            Source::Of(generation, Part::Bind) => self.answer_bind(generation),
+            Source::Of(generation, Part::Bind) => {
+                let began = Instant::now();
+                self.answer_bind(generation);
+                if let Some(running) = self.of(generation) {
+                    running.binds.take(began.elapsed(), Instant::now());
+                }
+            }
             Source::Of(generation, part) => {
                 let Some(running) = self.of(generation) else { return };
                 let event = match part {

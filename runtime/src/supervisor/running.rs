@@ -11,6 +11,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::allowance::Allowance;
 use super::{exit_status, now_unix_ms};
 use crate::channel::{Purpose, Request};
 use crate::container::{self, Made, Making};
@@ -44,6 +45,8 @@ pub(super) struct Running {
     pub frozen: bool,
     /// Where its binds are heard of, while its container runs.
     pub notified: Option<Notified>,
+    /// How much of this process's time they may take.
+    pub binds: Allowance,
     /// Whether that is so only now.
     pub heard_anew: bool,
     /// Why they are not.
@@ -121,6 +124,7 @@ impl Running {
             making: None,
             pid: None,
             notified: None,
+            binds: Allowance::new(Instant::now()),
             heard_anew: false,
             unheard: None,
             silent_since: None,
@@ -143,6 +147,11 @@ impl Running {
         Some(since.saturating_add(self.definition.health.start_timeout_ms))
     }
 
+    /// When its binds are heard of again, after too many.
+    pub fn hears_again_at(&self) -> Option<Instant> {
+        self.notified.as_ref().and_then(|_| self.binds.waits_until(Instant::now()))
+    }
+
     pub fn awaited(&self) -> Vec<(Part, BorrowedFd<'_>, PollFlags)> {
         let mut awaited = Vec::new();
         if let Some(making) = &self.making {
@@ -154,7 +163,8 @@ impl Running {
         if let Some((fd, flags)) = self.prober.waits_for() {
             awaited.push((Part::Probe, fd, flags));
         }
-        if let Some(notified) = &self.notified {
+        let hears = self.binds.waits_until(Instant::now()).is_none();
+        if let Some(notified) = self.notified.as_ref().filter(|_| hears) {
             awaited.push((Part::Bind, notified.as_fd(), PollFlags::IN));
         }
         if let Some(memory) = &self.memory {

@@ -10,6 +10,7 @@ use crate::error::Failure;
 use crate::health::To;
 use crate::lifecycle;
 use crate::record::{State, Way};
+use crate::steering::gate::Waiting;
 use crate::steering::notified::Heard;
 use crate::steering::{Binder, Bound, Drain, Looked};
 use crate::swap::{Canary, DRAIN_INTERVAL, Event};
@@ -35,6 +36,7 @@ impl Supervisor {
         let both = [&mut self.active, &mut self.other].into_iter().flatten();
         let Some(running) = both.into_iter().find(|it| it.generation() == generation) else { return };
         let Some(notified) = &running.notified else { return };
+        let shut_out = self.swap.as_ref().is_some_and(|swap| swap.is_shut_out(generation));
         let bind = match notified.hear() {
             Ok(Heard::Bind(bind)) => bind,
             Ok(Heard::Nothing) => return,
@@ -46,13 +48,20 @@ impl Supervisor {
             }
         };
         let by = Binder { generation, ports: &running.definition.ports, cgroup: &running.cgroup };
-        let Bound::Collides(reason) = self.steering.answer(notified, &bind, by) else { return };
-        let candidate = self.swap.as_ref().is_some_and(|swap| swap.is_made_steered(generation));
-        if candidate {
-            // Its call waits until it is killed: whatever it were told, it might go on.
-            self.swap_happens(Event::Collides(reason));
-        } else {
-            notified.answer(&bind, Err(rustix::io::Errno::ADDRINUSE));
+        let event = match shut_out {
+            true => Event::Waits,
+            false => match self.steering.answer(notified, &bind, by) {
+                Bound::Collides(reason) => Event::Collides(reason),
+                _ => return,
+            },
+        };
+        let Some(swap) = self.swap.as_mut().filter(|swap| shut_out || swap.is_made_steered(generation))
+        else {
+            return notified.answer(&bind, Err(rustix::io::Errno::ADDRINUSE));
+        };
+        if let Some(waiting) = Waiting::of(notified, bind, by) {
+            swap.gate.waiting.push(waiting);
+            self.swap_happens(event);
         }
     }
 
@@ -63,8 +72,12 @@ impl Supervisor {
             self.keep_binds(generation);
         }
         let Some(why) = self.of(generation).and_then(|running| running.unheard.take()) else { return };
-        if self.swap.as_ref().is_some_and(|swap| swap.is_made_steered(generation)) {
-            self.swap_happens(Event::Collides(format!("its binds cannot be notified here: {why}")));
+        if self
+            .swap
+            .as_ref()
+            .is_some_and(|swap| swap.is_made_steered(generation) || swap.is_shut_out(generation))
+        {
+            self.swap_happens(Event::Unheard(format!("its binds cannot be notified here: {why}")));
         }
     }
 
@@ -80,12 +93,14 @@ impl Supervisor {
         })
     }
 
-    /// Whether the active generation's listeners can be steered.
-    pub(super) fn steerable(&mut self) -> Result<(), String> {
-        let Some(active) = &self.active else { return Err("nothing runs".to_owned()) };
+    /// Whether the active generation's listeners can be steered; else the way to go, and why.
+    pub(super) fn steerable(&mut self) -> Result<(), (Way, String)> {
+        let Some(active) = &self.active else { return Err((Way::StopFirst, "nothing runs".to_owned())) };
+        // What listens although its binds are heard of has found a way past that, and its next release will.
+        let lower = if active.notified.is_some() { Way::StopFirst } else { Way::Gated };
         match self.steering.owns(active.generation(), &active.definition.ports) {
-            Ok(owns) => owns,
-            Err(error) => Err(format!("the kernel does not tell who listens: {error}")),
+            Ok(owns) => owns.map_err(|reason| (lower, reason)),
+            Err(error) => Err((Way::StopFirst, format!("the kernel does not tell who listens: {error}"))),
         }
     }
 
@@ -128,10 +143,13 @@ impl Supervisor {
     pub(super) fn steer_probes(&mut self) {
         let clients = self.steering.active();
         let steered = self.swap.as_ref().is_some_and(|swap| swap.way() == Way::Steered);
-        let Self { steering, active, other, .. } = self;
+        let Self { steering, active, other, swap, .. } = self;
         for running in [active, other].into_iter().flatten() {
             let generation = running.generation();
+            let shut_out = swap.as_ref().is_some_and(|swap| swap.is_shut_out(generation));
             running.prober.steer(match &running.definition.health.probe {
+                // Another would answer.
+                Probe::Tcp { .. } | Probe::Http { .. } if shut_out => To::Nobody,
                 Probe::Tcp { .. } | Probe::Http { .. } if steered && generation == clients => To::Serving,
                 Probe::Tcp { port, .. } | Probe::Http { port, .. } if steered => {
                     if steering.listens(generation, *port) { To::Itself } else { To::Nobody }
@@ -172,7 +190,8 @@ impl Supervisor {
 
     /// A generation that is to end while it is the only one: who connects is refused as soon as it has closed its port.
     pub(super) fn release(&mut self, generation: u32) {
-        if !self.steering.is_shared(generation) {
+        let kept = self.swap.as_ref().is_some_and(|swap| swap.is_kept_for(generation));
+        if !kept && !self.steering.is_shared(generation) {
             self.steering.release(generation);
         }
     }
@@ -180,6 +199,9 @@ impl Supervisor {
     /// What the port keeps when a container is gone: those who connect wait for the one that is started in its place, for as
     /// long as a start may take. A service that is not coming back refuses them.
     pub(super) fn keep_or_forget(&mut self, generation: u32) {
+        if self.swap.as_ref().is_some_and(|swap| swap.is_kept_for(generation)) {
+            return;
+        }
         let now = self.now();
         let Some(running) = self.of(generation) else { return };
         let comes_back = running.life.state() == State::BackingOff;

@@ -15,6 +15,7 @@ use crate::events::{By, Kind, causes};
 use crate::history::End;
 use crate::lifecycle::{self, Life, Outcome};
 use crate::record::{self, Other, Way};
+use crate::steering::gate::Gate;
 use crate::swap::{Action, Canary, DRAIN, Event, Request, Swap, Verdict};
 use crate::way;
 
@@ -36,6 +37,8 @@ pub(super) struct Swapping {
     pub draining: Option<Draining>,
     /// How long it is waited for.
     pub drain_ms: u64,
+    /// What the candidate waits for when it goes gated.
+    pub gate: Gate,
     start_timeout_ms: Option<u64>,
 }
 
@@ -49,6 +52,16 @@ impl Swapping {
     pub fn wakes_at(&self) -> Option<u64> {
         let drain = self.draining.as_ref().map(|draining| draining.next);
         self.wakes.into_iter().chain(drain).min()
+    }
+
+    /// Whether a generation is the candidate, and is to wait when it binds a port of the service's.
+    pub fn is_shut_out(&self, generation: u32) -> bool {
+        generation == self.candidate && self.swap.is_shut()
+    }
+
+    /// Whether a generation is the old one, and its listeners are kept for the candidate.
+    pub fn is_kept_for(&self, generation: u32) -> bool {
+        generation == self.old && self.way() == Way::Gated
     }
 
     /// Whether a generation is the candidate, beside one that serves, and has not taken over.
@@ -79,10 +92,13 @@ impl Supervisor {
         if stop_first && way != Way::StopFirst {
             (way, reason) = (Way::StopFirst, "it was asked for".to_owned());
         }
-        if way == Way::Steered
-            && let Err(obstacle) = self.steerable()
+        let promised = way;
+        (way, reason) = way::on_this_host(&self.folders, way, reason);
+        if promised == Way::Steered
+            && way != Way::StopFirst
+            && let Err((lower, obstacle)) = self.steerable()
         {
-            (way, reason) = (Way::StopFirst, obstacle);
+            (way, reason) = (lower, obstacle);
         }
         if canary.is_some() && way != Way::Steered {
             let source = Failure::new(reason).within(format!("it would go {}", way.text()));
@@ -100,6 +116,7 @@ impl Supervisor {
             canary: None,
             draining: None,
             drain_ms: drain_ms.unwrap_or_else(|| milliseconds(DRAIN)),
+            gate: Gate::default(),
             start_timeout_ms,
         });
         self.put_on_trial(candidate);
@@ -145,7 +162,10 @@ impl Supervisor {
         let Some(swap) = &self.swap else { return false };
         let event = match (generation == swap.candidate, outcome.clone()) {
             (true, Outcome::Parked) => Event::Parked,
-            (true, Outcome::Healthy) => Event::Healthy,
+            (true, Outcome::Healthy) => {
+                self.end_waiting(generation);
+                Event::Healthy
+            }
             (true, Outcome::StartFailed(failure)) => Event::Failed(failure),
             (true, Outcome::Stopped) => Event::Failed(Failure::new("it was stopped")),
             (false, Outcome::Stopped) => Event::OldDown,
@@ -165,6 +185,11 @@ impl Supervisor {
                 self.events.push_back((candidate, event));
             }
             Action::ReleaseCandidate => self.events.push_back((candidate, lifecycle::Event::Release)),
+            Action::HoldCandidate => {
+                self.events.push_back((candidate, lifecycle::Event::Wait));
+                self.keep_listeners_of(old, candidate);
+            }
+            Action::LetIn => self.let_in(old, candidate),
             Action::StopOld => match self.of(old).is_none_or(|running| running.life.is_over()) {
                 true => self.swap_happens(Event::OldDown),
                 false => self.events.push_back((old, lifecycle::Event::GiveWay)),
@@ -221,6 +246,7 @@ impl Supervisor {
         let Some(mut running) = self.other.take_if(|other| other.generation() == candidate) else { return };
         let cleared = running.clear(&folders);
         self.kept.forget_generation(candidate);
+        self.give_back(candidate);
         self.steering.forget(candidate);
         if let Some(swap) = &mut self.swap {
             swap.wakes = None;
@@ -247,7 +273,7 @@ impl Supervisor {
     }
 
     fn end_swap(&mut self, verdict: Verdict) {
-        let Some(Swapping { output, old, candidate, served, .. }) = self.swap.take() else { return };
+        let Some(Swapping { swap, output, old, candidate, served, .. }) = self.swap.take() else { return };
         self.tell_verdict(old, candidate, served, &verdict);
         if let Some(other) = self.other.take_if(|other| other.life.is_over()) {
             self.kept.forget_generation(other.generation());
@@ -257,7 +283,10 @@ impl Supervisor {
         let pid = self.active.as_ref().and_then(|active| active.pid).map_or(0, nix::unistd::Pid::as_raw);
         let cancelled = verdict == Verdict::Cancelled;
         let answer = match verdict {
-            Verdict::Swapped { gap_ms } => Answer::Swapped { pid, gap_ms },
+            Verdict::Swapped { gap_ms, waited } => {
+                let way = Some((swap.way(), swap.reason().to_owned()));
+                Answer::Swapped { pid, gap_ms, waited, way }
+            }
             Verdict::WentBack { failure, gap_ms } => Answer::WentBack { failure, output, gap_ms },
             Verdict::NeitherServes { failure, back } => Answer::NeitherServes { failure, output, back },
             Verdict::Cancelled => Answer::Cancelled,
@@ -274,7 +303,7 @@ impl Supervisor {
     /// How the swap ended, as events and in the history.
     fn tell_verdict(&mut self, old: u32, candidate: u32, served: bool, verdict: &Verdict) {
         let (kind, failure) = match verdict {
-            Verdict::Swapped { gap_ms } => (Kind::Swapped { from: old, gap_ms: *gap_ms }, None),
+            Verdict::Swapped { gap_ms, .. } => (Kind::Swapped { from: old, gap_ms: *gap_ms }, None),
             Verdict::WentBack { failure, gap_ms } => {
                 let kind =
                     Kind::WentBack { from: candidate, gap_ms: *gap_ms, causes: causes(&failure.causes) };
