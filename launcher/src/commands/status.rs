@@ -131,7 +131,7 @@ fn render(status: &ServiceStatus, looked: &Looked, now_ms: u64) -> String {
         lines.push(("health check", health_check(definition)));
     }
     if let SwapOutlook { swap_way: Some(way), swap_way_reason: Some(reason) } = &status.outlook {
-        lines.push(("swap", format!("{}, since {reason}", way.text())));
+        lines.push(("next swap", format!("{}, since {reason}", way.text())));
     }
     if let Some(exit) = record.last_exit {
         let signal =
