@@ -62,10 +62,11 @@ fn tell(seen: &mut Seen, began: Instant, asked_for: Duration) {
         .collect();
     let answers: Vec<_> = seen.answers.keys().map(|answer| format!("{answer:?}")).collect();
     println!(
-        "{{\"requests\":{},\"connections\":{},\"failed\":{failures},\"kinds\":{{{}}},\"slowest_ms\":{:.1},\
+        "{{\"requests\":{},\"connections\":{},\"closed_idle\":{},\"failed\":{failures},\"kinds\":{{{}}},\"slowest_ms\":{:.1},\
          \"median_ms\":{:.3},\"p99_ms\":{:.3},\"seconds\":{:.3},\"answers\":[{}],\"told\":[{}]}}",
         seen.requests,
         seen.connections,
+        seen.closed_idle,
         kinds.join(","),
         ms(seen.slowest),
         ms(at(50)),

@@ -31,8 +31,11 @@ seconds() { awk -v ms="$1" 'BEGIN { printf "%.2f s", ms / 1000 }'; }
 
 # make_clients: $work/clients, a program that asks as clients do.
 make_clients() {
-    as_builder rustc --edition 2024 -O -o - scripts/bench.d/clients.rs > "$work/clients"
-    chmod 755 "$work/clients"
+    # Whoever builds it need not be who measures, and must be able to write beside it.
+    chmod 711 "$work"
+    install -d -m 777 "$work/program"
+    as_builder rustc --edition 2024 -O -o "$work/program/clients" scripts/bench.d/clients.rs
+    install "$work/program/clients" "$work/clients"
 }
 
 # stop_services: for clear_up, whatever runs below $OPSRUN_ROOT.

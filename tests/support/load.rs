@@ -41,6 +41,8 @@ pub struct Load {
 pub struct Seen {
     pub requests: usize,
     pub connections: usize,
+    /// How many of them the server had closed while nothing was asked, which every client sees before it asks again.
+    pub closed_idle: usize,
     /// How many failed, by kind: refused, reset, closed, timeout, status, other.
     pub failed: BTreeMap<&'static str, usize>,
     /// Some of them, with when and after which time.
@@ -103,6 +105,7 @@ impl Seen {
     fn add(&mut self, seen: Self) {
         self.requests += seen.requests;
         self.connections += seen.connections;
+        self.closed_idle += seen.closed_idle;
         self.told.extend(seen.told);
         self.took.extend(seen.took);
         self.slowest = self.slowest.max(seen.slowest);
@@ -173,7 +176,13 @@ impl Client {
 
     fn request(&mut self) -> io::Result<Answer> {
         let asking = &self.asking;
-        let mut stream = match self.connection.take() {
+        let kept = self.connection.take();
+        let kept = kept.filter(|stream| {
+            let open = is_open(stream);
+            self.seen.closed_idle += usize::from(!open);
+            open
+        });
+        let mut stream = match kept {
             Some(stream) => stream,
             None => {
                 self.seen.connections += 1;
@@ -235,6 +244,13 @@ fn read(stream: &mut TcpStream) -> io::Result<Answer> {
     let closes =
         length.is_none() || first.starts_with("http/1.0") || headers.get("connection") == Some(&"close");
     Ok(Answer { status, body: String::from_utf8_lossy(&text[head_ends..]).into_owned(), closes })
+}
+
+/// Whether the other end has not closed a connection by which nothing is under way.
+fn is_open(stream: &TcpStream) -> bool {
+    let peeked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
+    let waits = peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+    waits && stream.set_nonblocking(false).is_ok()
 }
 
 /// Whole where it is a word.
