@@ -4,12 +4,13 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::{Host, get, until};
+use support::{Done, Host, get, until};
 
 fn send(pid: i32, signal: Signal) {
     // It may have ended in between.
@@ -344,22 +345,130 @@ fn a_supervisor_that_dies_in_the_soak_leaves_the_new_release_running() {
 #[test]
 fn a_supervisor_becomes_another_version_and_nothing_of_the_service_changes() {
     let it = Living::begin("");
-    let supervisor = it.supervisor();
-    let program = |pid: i32| std::fs::read_link(format!("/proc/{pid}/exe")).expect("its program");
+    let (supervisor, keeper) = (it.supervisor(), it.keeper());
     let next = it.host.path("opsrun-next");
     std::fs::copy(support::program(), &next).expect("another version");
-    let reexec = |program: &std::path::Path, arguments: &[&str]| {
-        let mut command = std::process::Command::new(program);
-        command.env("OPSRUN_ROOT", it.host.root.path()).arg("reexec").args(arguments);
+    for arguments in [&["busybox"][..], &["--all"]] {
+        let done = reexec_by(&it.host, &next, arguments);
+        assert!(done.succeeds().stderr.contains(&format!("process {supervisor}")), "{done}");
+        assert_eq!((it.supervisor(), program_of(supervisor)), (supervisor, next.clone()));
+        it.never_noticed();
+        // Its keeper with it, or the next supervisor would be an older one again.
+        until("the keeper follows", || program_of(keeper) == next);
+        assert_eq!(it.keeper(), keeper);
+    }
+    assert_eq!(program_of(it.kill_supervisors(1)), next);
+    it.never_noticed();
+    assert_eq!(it.keepers(), [keeper]);
+    // It is its child still, or its pidfd tells: how it ends is seen where the kernel tells.
+    it.is_like_any_other();
+}
+
+fn program_of(pid: i32) -> PathBuf {
+    std::fs::read_link(format!("/proc/{pid}/exe")).expect("its program")
+}
+
+fn reexec_by(host: &Host, program: &Path, arguments: &[&str]) -> Done {
+    let mut command = std::process::Command::new(program);
+    command.env("OPSRUN_ROOT", host.root.path()).arg("reexec").args(arguments);
+    support::done(command)
+}
+
+/// What a keeper held before it became another program is there for the next supervisor, and it starts one as before.
+#[test]
+fn a_supervisor_that_was_killed_while_its_program_is_replaced_is_followed_and_loses_no_line() {
+    let (host, port) = Host::with_busybox();
+    host.configure_busybox(port, COUNTS);
+    let settings = std::fs::read_to_string(host.path("etc/opsrun/busybox.toml")).expect("settings");
+    let all = format!("log = {{ max_size = \"1m\", max_files = 1000 }}\n{settings}");
+    host.write("etc/opsrun/busybox.toml", &all);
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    let container = number(&host.service("busybox"), "process");
+    let it = Living { host, port, container };
+    let programs = ["opsrun-a", "opsrun-b"].map(|name| it.host.path(name));
+    for program in &programs {
+        std::fs::copy(support::program(), program).expect("another version");
+    }
+    for time in 0..6 {
+        reexec_by(&it.host, &programs[time % 2], &["busybox"]).succeeds();
+        it.kill_supervisors(2);
+    }
+    it.never_noticed();
+    it.host.opsrun(["stop", "busybox"]).succeeds();
+    let last = numbered_without_gap(&output(&it.host));
+    println!("6 programs, 12 kills, {last:?} lines of each stream");
+    assert!(last.values().all(|last| *last > 1000), "{last:?}");
+}
+
+#[test]
+fn a_program_that_could_not_go_on_is_refused_and_the_supervisor_stays_as_it_is() {
+    use std::os::unix::fs::PermissionsExt;
+    let it = Living::begin("");
+    let (supervisor, keeper) = (it.supervisor(), it.keeper());
+    let own = program_of(supervisor);
+    let broken = it.host.path("broken");
+    let whole = std::fs::read(support::program()).expect("the program");
+    let script = |text: &str| format!("#!/bin/sh\n{text}\n").into_bytes();
+    let cases = [
+        (script("echo no library of mine >&2; exit 1"), "no library of mine"),
+        (script("exit 0"), "it is no opsrun that can"),
+        (script("exec sleep 100"), "it was not done after 10 s"),
+        (whole[..100_000].to_vec(), "broken"),
+        (b"not a program".to_vec(), "Exec format error"),
+    ];
+    for (content, why) in cases {
+        std::fs::write(&broken, content).expect("write");
+        std::fs::set_permissions(&broken, PermissionsExt::from_mode(0o755)).expect("executable");
+        let asked = it.host.opsrun(["reexec", "busybox", "--program", &broken.display().to_string()]);
+        asked.fails(1, &[why]);
+        assert_eq!((it.supervisor(), program_of(supervisor)), (supervisor, own.clone()));
+        assert_eq!((it.keeper(), program_of(keeper)), (keeper, own.clone()));
+        it.never_noticed();
+        std::fs::remove_file(&broken).expect("remove");
+    }
+    // One that is right until it is to supervise: there is another supervisor then, of the old program.
+    let lies = format!("case $2 in --prove) exec {} \"$@\";; esac; exit 1", support::program().display());
+    std::fs::write(&broken, script(&lies)).expect("write");
+    std::fs::set_permissions(&broken, PermissionsExt::from_mode(0o755)).expect("executable");
+    let asked = it.host.opsrun(["reexec", "busybox", "--program", &broken.display().to_string()]);
+    asked.fails(1, &["the program before does"]);
+    assert_eq!(program_of(it.supervisor_after(supervisor)), own);
+    it.never_noticed();
+    it.is_like_any_other();
+}
+
+#[test]
+fn what_runs_under_an_opsrun_that_was_replaced_is_shown() {
+    let (host, port) = Host::with_busybox();
+    host.configure_busybox(port, "");
+    let installed = host.path("opsrun");
+    let install = || {
+        let new = host.path("opsrun-new");
+        std::fs::copy(support::program(), &new).expect("another version");
+        std::fs::rename(&new, &installed).expect("in its place");
+    };
+    let opsrun = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(&installed);
+        command.env("OPSRUN_ROOT", host.root.path()).args(arguments);
         support::done(command)
     };
-    for arguments in [&["busybox"][..], &["--all"]] {
-        let done = reexec(&next, arguments);
-        assert!(done.succeeds().stderr.contains(&format!("process {supervisor}")), "{done}");
-        assert_eq!((it.supervisor(), program(supervisor)), (supervisor, next.clone()));
-        it.never_noticed();
-    }
-    // It is its child still: how it ends is seen, whatever the kernel.
-    assert_eq!(it.keepers().len(), 1);
-    it.is_like_any_other();
+    install();
+    opsrun(&["start", "busybox:1"]).succeeds();
+    let told = || {
+        let (table, status) = (opsrun(&["ps"]).stdout, opsrun(&["status", "busybox"]).stdout);
+        let doctor = opsrun(&["doctor"]);
+        let says = [
+            table.contains("replaced"),
+            status.contains("opsrun reexec busybox"),
+            doctor.stdout.contains("supervisors") && doctor.stderr.contains("opsrun reexec --all"),
+            host.service("busybox")["program_replaced"] == true,
+        ];
+        assert!(says.iter().all(|say| *say == says[0]), "{says:?}: {table}{status}{doctor}");
+        says[0]
+    };
+    assert!(!told(), "nothing was replaced");
+    install();
+    assert!(told(), "it was replaced");
+    opsrun(&["reexec", "--all"]).succeeds();
+    assert!(!told(), "it has gone on as the new one");
 }

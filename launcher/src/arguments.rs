@@ -248,7 +248,8 @@ pub(crate) enum Command {
     /// Have supervisors go on as the opsrun that is installed now, without a restart of any service
     #[command(
         long_about = "Have the supervisor of a service, or of each, go on as this very program: after another version of \
-            opsrun was installed. The services do not notice.",
+            opsrun was installed. The services do not notice. The program is tried first: one that could not go on with \
+            a service changes nothing.",
         after_help = "Example:\n  opsrun reexec --all"
     )]
     Reexec(Reexec),
@@ -265,6 +266,9 @@ pub(crate) enum Command {
         /// Go on where another supervisor died
         #[arg(long, conflicts_with_all = ["unit", "clear"])]
         again: bool,
+        /// Say whether this program could go on as the supervisor
+        #[arg(long, conflicts_with_all = ["unit", "clear", "again"])]
+        prove: bool,
         /// The service
         service: ServiceName,
     },
@@ -548,6 +552,9 @@ pub(crate) struct Reexec {
     /// Every service that has a supervisor
     #[arg(long, conflicts_with = "service")]
     pub all: bool,
+    /// Go on as the opsrun in this file instead: an earlier one, for example
+    #[arg(long, value_name = "FILE")]
+    pub program: Option<PathBuf>,
 }
 
 /// `stats`

@@ -18,6 +18,9 @@ pub(crate) enum Exit {
     NeitherServes,
     /// It is done, and a hook that was to be run after it failed: 5.
     HookFailed,
+    /// A supervisor of systemd's could not begin, or leaves the service alone: 70. The unit's `RestartPreventExitStatus=`; no
+    /// program that is broken ends so by chance.
+    LeftAlone,
     /// `exec` and `run`: opsrun itself failed before the command began: 125, as Docker has it.
     BeforeCommand,
     /// `exec` and `run`: the command cannot be executed: 126, as Docker and sh(1) have it.
@@ -38,6 +41,7 @@ impl Exit {
             Self::WentBack => 3,
             Self::NeitherServes => 4,
             Self::HookFailed => 5,
+            Self::LeftAlone => 70,
             Self::BeforeCommand => 125,
             Self::CannotExecute => 126,
             Self::NoSuchCommand => 127,

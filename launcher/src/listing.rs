@@ -72,6 +72,9 @@ pub(crate) struct Service {
     pub process: Option<i32>,
     /// Its supervisor's process, when there is one.
     pub supervisor: Option<i32>,
+    /// Whether another program is installed by now than the one that its supervisor runs; null when there is none, or that
+    /// cannot be seen.
+    pub program_replaced: Option<bool>,
     /// When the running container was started.
     pub started_at: Option<String>,
     /// For how long it has been running.
@@ -519,6 +522,7 @@ impl Service {
             health: if watched { record.health } else { Health::Unknown },
             process: record.process.as_ref().filter(|_| status.alive).map(|process| process.pid),
             supervisor: status.supervisor.filter(|&pid| pid > 0),
+            program_replaced: status.replaced,
             started_at: started_at_ms.map(timestamp),
             uptime_s: started_at_ms.map(|started| now_ms.saturating_sub(started) / 1000),
             restarts: record.restarts,
@@ -573,7 +577,7 @@ pub(crate) mod tests {
             last_exit: Some(Exit { at_ms: 500, status: 137 }),
             last_failure: Some(Failure::new("it ended")),
         };
-        Status { record, supervisor, alive }
+        Status { record, supervisor, replaced: supervisor.map(|_| false), alive }
     }
 
     #[test]

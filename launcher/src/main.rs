@@ -128,8 +128,8 @@ fn perform(command: Command) -> Result<Exit, Error> {
         Command::Disable(arguments) => commands::enable::disable(&layout, arguments),
         Command::Boot => commands::boot::boot(&layout),
         Command::Reexec(arguments) => commands::reexec::reexec(&layout, &arguments),
-        Command::Supervise { unit, clear, again, service } => {
-            let role = commands::supervise::Role::of(unit, clear, again);
+        Command::Supervise { unit, clear, again, prove, service } => {
+            let role = commands::supervise::Role::of(unit, clear, again, prove);
             commands::supervise::supervise(&layout.service(&service), role)
         }
         Command::Create { .. } => Ok(Exit::of_command(runtime::create::run())),

@@ -35,6 +35,7 @@ pub mod exec;
 pub mod folders;
 pub mod foreground;
 pub mod freeze;
+mod handover;
 mod health;
 pub mod history;
 pub mod hook;

@@ -1,7 +1,8 @@
 //! What a service does, as its record says it and as it is: a record is checked against the process table and the lock.
 //! It needs no supervisor to be alive, and changes nothing.
 
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use crate::container;
 use crate::definition::{Definition, Probe};
@@ -18,6 +19,9 @@ pub struct Status {
     pub record: Record,
     /// The supervisor; `None` when there is none, 0 when its number is not known yet.
     pub supervisor: Option<i32>,
+    /// Whether another file is by now where the supervisor's program was executed from; `None` when there is no supervisor, or
+    /// that cannot be seen.
+    pub replaced: Option<bool>,
     /// Whether the process in the record is alive.
     pub alive: bool,
 }
@@ -32,7 +36,19 @@ pub fn look(folders: &ServiceFolders) -> Result<Option<Status>, Error> {
         .map_err(|error| Error::Io { doing: "look at the service's lock", source: error })?;
     let Some(record) = Record::read(folders)? else { return Ok(None) };
     let alive = record.process.as_ref().is_some_and(crate::record::Process::is_alive);
-    Ok(Some(Status { record, supervisor, alive }))
+    let replaced = supervisor.filter(|pid| *pid > 0).and_then(program_is_replaced);
+    Ok(Some(Status { record, supervisor, replaced, alive }))
+}
+
+/// Whether a process runs a program that is not the one at its path any more. A program that was removed and not replaced
+/// is the newest there is.
+fn program_is_replaced(pid: i32) -> Option<bool> {
+    let runs = PathBuf::from(format!("/proc/{pid}/exe"));
+    let path = std::fs::read_link(&runs).ok()?.into_os_string().into_string().ok()?;
+    let path = path.strip_suffix(" (deleted)").unwrap_or(&path);
+    let file = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    let runs = file(&runs).ok()?;
+    Some(file(Path::new(path)).is_ok_and(|there| there != runs))
 }
 
 /// Probes the active generation once, from outside its supervisor: what is said of it is seen, not believed. Why not,

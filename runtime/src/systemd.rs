@@ -18,6 +18,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
     SocketType, connect, sendmsg, socket_with,
@@ -45,6 +46,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 const EXTEND_EVERY: Duration = Duration::from_secs(5);
 /// And asks for so much more time. Longer than removing a container's cgroup may take.
 const EXTEND_BY: Duration = Duration::from_secs(30);
+/// systemd has heard what was said within this time, or is not waited for.
+const HEARD_WITHIN: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
 /// Whether systemd is this host's init (sd_booted(3)).
 #[must_use]
@@ -131,6 +134,34 @@ pub(crate) fn complaint(stderr: &[u8]) -> Failure {
         .filter(|line| !line.is_empty())
         .collect();
     if causes.is_empty() { Failure::new("it gave no reason") } else { Failure { causes } }
+}
+
+/// Whether a service's unit is on its way down because somebody wants that, also to start it again: then nobody goes on with
+/// what lives.
+#[must_use]
+pub fn is_to_end(service: &str) -> bool {
+    let asked =
+        command("systemctl").args(["list-jobs", "--no-legend", "--plain"]).stderr(Stdio::null()).output();
+    asked.is_ok_and(|answer| ends_in_jobs(&String::from_utf8_lossy(&answer.stdout), &unit(service)))
+}
+
+/// Whether systemd has started a service's unit again by itself, and nobody has since.
+pub(crate) fn is_restarted(service: &str) -> bool {
+    let asked = command("systemctl")
+        .args(["show", "--property", "NRestarts", &unit(service)])
+        .stderr(Stdio::null())
+        .output();
+    let text = asked.map(|answer| String::from_utf8_lossy(&answer.stdout).into_owned()).unwrap_or_default();
+    let times = text.trim().strip_prefix("NRestarts=").and_then(|times| times.parse::<u32>().ok());
+    times.is_some_and(|times| times > 0)
+}
+
+/// Whether among these jobs (`JOB UNIT TYPE STATE`) is one that ends a unit.
+fn ends_in_jobs(jobs: &str, unit: &str) -> bool {
+    jobs.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some(unit) && matches!(words.next(), Some("stop" | "restart"))
+    })
 }
 
 /// Whether the whole host is going down: what ends now is still wanted.
@@ -280,17 +311,38 @@ impl Unit {
 }
 
 impl Store {
-    /// Has systemd keep a duplicate of a descriptor for the next supervisor, in place of the one of that name.
+    /// Has systemd keep a duplicate of a descriptor for the next supervisor, beside what it has of that name.
     ///
     /// `FDPOLL=0`: what has hung up, as a pipe does when its service has ended, may still hold something (systemd 246).
     pub(crate) fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) {
-        self.forget(name);
         say(self.socket.as_ref(), &format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), &[descriptor]);
     }
 
     /// Has systemd close the one of that name.
     pub(crate) fn forget(&self, name: &str) {
         say(self.socket.as_ref(), &format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]);
+    }
+
+    /// Waits until systemd has heard all that was said before (sd_notify(3), `BARRIER=1`, systemd 246): it closes the
+    /// descriptor that comes with that.
+    ///
+    /// # Errors
+    /// When it has not after a while.
+    pub(crate) fn settle(&self) -> io::Result<()> {
+        if self.socket.is_none() {
+            return Ok(());
+        }
+        let (near, far) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        say(self.socket.as_ref(), "BARRIER=1", &[far.as_fd()]);
+        drop(far);
+        let mut closed = [PollFd::new(&near, PollFlags::empty())];
+        loop {
+            match rustix::event::poll(&mut closed, Some(&HEARD_WITHIN)) {
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::TimedOut)),
+                polled => return Ok(polled.map(drop)?),
+            }
+        }
     }
 }
 
@@ -343,6 +395,31 @@ mod tests {
         for other in ["/opsrun/keystone-g7", "/opsrun-00/runs/x", "/a.scope/b", "/opsrun.slice/b", "/x"] {
             assert_eq!(scope_of(Path::new(other)), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_job_that_ends_a_unit_is_told_from_one_that_starts_it_and_from_another_units() {
+        let jobs = "4711 opsrun@web.service stop running\n4712 opsrun@api.service start waiting\n\
+            4713 opsrun@db.service restart waiting\n";
+        let ends = |unit| ends_in_jobs(jobs, unit);
+        assert!(ends("opsrun@web.service") && ends("opsrun@db.service"));
+        assert!(!ends("opsrun@api.service") && !ends("opsrun@we.service") && !ends("stop"));
+        assert!(!ends_in_jobs("", "opsrun@web.service"));
+    }
+
+    #[test]
+    fn systemd_is_waited_for_until_it_has_heard() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("notify");
+        let systemd = UnixDatagram::bind(&path).expect("bind");
+        let store = Store { socket: notify_socket(path.to_str().expect("UTF-8")).ok() };
+        let heard = std::thread::spawn(move || {
+            let mut buffer = [0; 200];
+            // The descriptor that comes with it is not taken, and closed with it.
+            systemd.recv(&mut buffer).map(|length| buffer[..length].to_vec())
+        });
+        store.settle().expect("heard");
+        assert_eq!(heard.join().expect("no panic").expect("a word"), b"BARRIER=1");
     }
 
     #[test]

@@ -68,10 +68,7 @@ fn row(service: &Service) -> Vec<String> {
     vec![
         service.service.clone(),
         service.release.clone(),
-        match service.unenforced.as_slice() {
-            [] => service.state.text().to_owned(),
-            some => format!("{} (unenforced: {})", service.state.text(), some.join(", ")),
-        },
+        state(service),
         health_text(service.health).to_owned(),
         service.uptime_s.map_or("-".to_owned(), |seconds| span(seconds * 1000)),
         match service.oom_kills {
@@ -81,4 +78,16 @@ fn row(service: &Service) -> Vec<String> {
         if ports.is_empty() { "-".to_owned() } else { ports.join(",") },
         service.generation.to_string(),
     ]
+}
+
+/// What it does, and what there is to say against that.
+fn state(service: &Service) -> String {
+    let mut text = service.state.text().to_owned();
+    if !service.unenforced.is_empty() {
+        text.push_str(&format!(" (unenforced: {})", service.unenforced.join(", ")));
+    }
+    if service.program_replaced == Some(true) {
+        text.push_str(" (under a replaced opsrun)");
+    }
+    text
 }

@@ -1,4 +1,4 @@
-//! `reexec`: has supervisors go on as the program that this is, after another version was installed.
+//! `reexec`: has supervisors go on as the program that this is, after another version was installed, or as any other.
 //! It does not know what a supervisor hands over.
 
 use std::path::Path;
@@ -13,12 +13,17 @@ use crate::layout::Layout;
 use crate::print::{self, sentence};
 use crate::service_name::ServiceName;
 
-/// Has the supervisor of a service, or of each, go on as this program.
+/// Has the supervisor of a service, or of each, go on as a program.
 ///
 /// # Errors
 /// [`Error::Runtime`]; [`Error::Some`] when some of all could not.
 pub(crate) fn reexec(layout: &Layout, arguments: &Reexec) -> Result<Exit, Error> {
-    let program = std::env::current_exe().map_err(|error| Error::io("find this program", error))?;
+    let program = match &arguments.program {
+        Some(program) => {
+            fs_err::canonicalize(program).map_err(|error| Error::io("find the program", error))?
+        }
+        None => std::env::current_exe().map_err(|error| Error::io("find this program", error))?,
+    };
     if let Some(service) = &arguments.service {
         one(layout, service, &program)?;
         return Ok(Exit::Done);

@@ -108,6 +108,9 @@ fn render(status: &ServiceStatus, looked: &Looked, now_ms: u64) -> String {
     if let (Some(process), Some(uptime_s)) = (service.process, service.uptime_s) {
         lines.push(("process", format!("{process}, up {}", span(uptime_s * 1000))));
     }
+    if let (Some(supervisor), Some(true)) = (service.supervisor, service.program_replaced) {
+        lines.push(("supervisor", sentence::program_replaced(&service.service, supervisor)));
+    }
     lines.push(("at boot", if service.enabled { "started" } else { "not started" }.to_owned()));
     lines.push(("restarts", service.restarts.to_string()));
     if service.oom_kills > 0 {
@@ -234,6 +237,7 @@ mod tests {
 
     fn shown(state: State, supervisor: Option<i32>, alive: bool, changes: Vec<Change>) -> String {
         let mut looked = looked(state, supervisor, alive);
+        looked.replaced = supervisor.map(|_| !changes.is_empty());
         looked.record.last_exit = Some(Exit { at_ms: 500, status: 137 });
         looked.record.last_failure = Some(Failure { causes: vec!["it ended".into(), "by signal 9".into()] });
         let subject = Subject {
@@ -274,6 +278,7 @@ mod tests {
         insta::assert_snapshot!(
             [
                 shown(State::Running, Some(4700), true, Vec::new()),
+                shown(State::Running, Some(4700), true, vec![changed.clone()]),
                 shown(State::Running, None, true, vec![changed]),
                 shown(State::CrashLoop, None, false, many.collect()),
             ]

@@ -21,6 +21,18 @@ pub(crate) fn reexecuted(service: &str, process: i32) -> String {
     format!("the supervisor of {service} (process {process}) goes on as opsrun {}", env!("CARGO_PKG_VERSION"))
 }
 
+/// `status` of a service whose supervisor runs a program that is not the one installed any more.
+pub(crate) fn program_replaced(service: &str, process: i32) -> String {
+    format!(
+        "process {process}; opsrun was replaced since it began: `opsrun reexec {service}` has it go on as the new one"
+    )
+}
+
+/// `doctor`, when there are such supervisors.
+pub(crate) fn programs_replaced(services: &[String]) -> String {
+    format!("opsrun was replaced since the supervisors of these began: {}", services.join(", "))
+}
+
 /// `stop`.
 pub(crate) fn stopped(service: &str, release: &str, took_ms: u64) -> String {
     format!("{service} {release} is stopped ({})", seconds(took_ms))

@@ -7,23 +7,26 @@
 //! ```text
 //!   the connection ends without a word ──▶ wait ──▶ another supervisor, with a connection as its standard input
 //!   somebody connects and asks for all ──▶ that is the supervisor from now on (it has the service's lock)
+//!   another program than this one's file is ──▶ this process executes it, and hands all that it holds to it
 //!   "bye" ──▶ the end
 //! ```
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_acceptconn, socket_peercred};
 use rustix::net::{SocketFlags, accept_with};
 
 use super::wire::{self, KEPT_MAX, word};
-use crate::os;
+use crate::{handover, os};
 
 /// So long after the death of a supervisor comes the next one; twice as long each time they die soon.
 const WAIT_FIRST: Duration = Duration::from_millis(100);
@@ -50,24 +53,37 @@ pub fn run(service: &str) -> Option<i32> {
 }
 
 fn begin(service: &str) -> io::Result<()> {
+    // Before anything is opened: what the program before this one held, in the same process.
+    let handed = handover::by(std::process::id());
+    let follows = handed.is_some();
     let listener = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     let link = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
     let null = File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
     os::close_on_exec_from(3);
-    if os::fork()?.is_some() {
-        return Ok(());
+    if !follows {
+        if os::fork()?.is_some() {
+            return Ok(());
+        }
+        let _ = nix::unistd::setsid();
     }
-    let _ = nix::unistd::setsid();
-    // Whoever ends all that runs on a host ends the supervisors; those say what becomes of this process.
+    ignore_signals()?;
+    let mut start = || start_supervisor(service);
+    let mut keeper = Keeper::new(service, listener, link);
+    if let Some(held) = handed {
+        (keeper.held, keeper.others_children) = (held, true);
+    }
+    keeper.keep(&mut start)
+}
+
+/// Whoever ends all that runs on a host ends the supervisors; those say what becomes of this process.
+fn ignore_signals() -> io::Result<()> {
     let mut ignored = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         ignored.add(signal);
     }
-    ignored.thread_set_mask()?;
-    let mut start = || start_supervisor(service);
-    Keeper::new(listener, link).keep(&mut start)
+    Ok(ignored.thread_set_mask()?)
 }
 
 /// A supervisor's connection, and the process when it is a child of this one.
@@ -88,6 +104,7 @@ fn start_supervisor(service: &str) -> io::Result<Started> {
 
 /// What it holds, and for whom.
 pub(super) struct Keeper {
+    service: String,
     listener: OwnedFd,
     /// To the supervisor.
     link: Option<OwnedFd>,
@@ -96,6 +113,8 @@ pub(super) struct Keeper {
     guests: Vec<OwnedFd>,
     held: Vec<(String, OwnedFd)>,
     child: Option<Child>,
+    /// Whether the program before this one may have started a supervisor, which is this process's child, too.
+    others_children: bool,
     wait: Duration,
     /// When the next supervisor is started.
     next_at: Option<Instant>,
@@ -109,15 +128,17 @@ enum Then {
 }
 
 impl Keeper {
-    pub(super) fn new(listener: OwnedFd, link: OwnedFd) -> Self {
+    pub(super) fn new(service: &str, listener: OwnedFd, link: OwnedFd) -> Self {
         let _ = set_socket_timeout(&link, Timeout::Send, Some(PATIENCE));
         Self {
+            service: service.to_owned(),
             listener,
             link: Some(link),
             since: Instant::now(),
             guests: Vec::new(),
             held: Vec::new(),
             child: None,
+            others_children: false,
             wait: WAIT_FIRST,
             next_at: None,
         }
@@ -142,11 +163,7 @@ impl Keeper {
             if visited {
                 self.welcome();
             }
-            if let Some(child) = &mut self.child
-                && !matches!(child.try_wait(), Ok(None))
-            {
-                self.child = None;
-            }
+            self.reap();
             if self.next_at.is_some_and(|at| Instant::now() >= at) {
                 self.next_at = None;
                 match start() {
@@ -160,11 +177,27 @@ impl Keeper {
         }
     }
 
+    fn reap(&mut self) {
+        if let Some(child) = &mut self.child
+            && !matches!(child.try_wait(), Ok(None))
+        {
+            self.child = None;
+        }
+        while self.others_children {
+            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => return,
+                Ok(_) => {}
+                Err(_) => self.others_children = false,
+            }
+        }
+    }
+
     /// Waits until the link, the listener or a guest has something, or it is time for something.
     fn wait(&self) -> io::Result<(bool, bool, Option<usize>)> {
         let now = Instant::now();
         let next = self.next_at.map(|at| at.saturating_duration_since(now));
-        let reap = self.child.is_some().then_some(REAP_EVERY).filter(|_| self.next_at.is_some());
+        let children = self.child.is_some() || self.others_children;
+        let reap = children.then_some(REAP_EVERY).filter(|_| self.next_at.is_some());
         let timeout = next.into_iter().chain(reap).min().map(|time| {
             let time = time + Duration::from_millis(1);
             rustix::time::Timespec::try_from(time).expect("OK because no wait is centuries long")
@@ -199,6 +232,7 @@ impl Keeper {
             }
             (word::FORGET, _) => self.held.retain(|(name, _)| *name != packet.name),
             (word::HAND_OVER, _) => self.hand_over(),
+            (word::BECOME, Some(program)) => self.become_program(&program),
             (word::BYE, _) => return Then::End,
             _ => {}
         }
@@ -213,6 +247,29 @@ impl Keeper {
             .and_then(|()| wire::send(link, word::LAST, "", None));
         if sent.is_err() {
             self.lost();
+        }
+    }
+
+    /// Executes the supervisor's program in place of this one, unless it is the same. Should that not be able to go on, the
+    /// supervisor starts another keeper, with all there is.
+    fn become_program(&self, program: &OwnedFd) {
+        let (Some(link), Ok(wanted)) = (&self.link, rustix::fs::fstat(program)) else { return };
+        let own = rustix::fs::stat("/proc/self/exe");
+        if own.is_ok_and(|own| (own.st_dev, own.st_ino) == (wanted.st_dev, wanted.st_ino)) {
+            return;
+        }
+        let (Ok(listener), Ok(link)) = (self.listener.try_clone(), link.try_clone()) else { return };
+        let handed: Vec<_> = self.held.iter().map(|(name, held)| (name.as_str(), held.as_fd())).collect();
+        let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
+        command.arg0("opsrun").args(["keep", &self.service]);
+        command.env(handover::VARIABLE, handover::begin(&handed));
+        // OK to ignore: it goes on as what it is.
+        let _ = command.stdin(listener).stdout(link).exec();
+        handover::end(&handed);
+        let _ = ignore_signals();
+        if let Ok(null) = File::open("/dev/null") {
+            let _ = rustix::stdio::dup2_stdin(&null);
+            let _ = rustix::stdio::dup2_stdout(&null);
         }
     }
 

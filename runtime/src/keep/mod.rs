@@ -14,6 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::fs::FileType;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 pub use self::keeper::run;
@@ -51,13 +52,22 @@ impl Kept {
         Self { place: Place::Systemd(store), held }
     }
 
+    /// What was handed to a process that keeps nothing.
+    pub(crate) fn by_nobody(held: Vec<(String, OwnedFd)>) -> Self {
+        Self { place: Place::Nowhere, held }
+    }
+
     /// What a keeper keeps: the one at the other end of `link`, or the one there is, or a new one. To be called by who has
     /// the service's lock.
     ///
     /// # Errors
     /// When there is none and none can be started.
     pub(crate) fn by_keeper(folders: &ServiceFolders, link: Option<OwnedFd>) -> io::Result<Self> {
-        if let Some(kept) = Self::of_keeper(folders, link) {
+        if let Some(mut kept) = Self::of_keeper(folders, link) {
+            // So that who comes after this process, by the keeper, is no older than it.
+            if let Ok(program) = std::fs::File::open("/proc/self/exe") {
+                kept.say(word::BECOME, "", Some(program.as_fd()));
+            }
             return Ok(kept);
         }
         let mut kept = Self {
@@ -84,6 +94,14 @@ impl Kept {
     /// When the name is too long, or there are too many already. That a keeper cannot be reached is no error: another one
     /// is started, and gets it.
     pub(crate) fn keep(&mut self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let held = self.held.iter().find(|(held, _)| held == name);
+        if held.is_some_and(|(_, held)| is_same(held.as_fd(), descriptor)) {
+            // To be kept anew it would be closed first: it must not be lost when this process dies in between.
+            return Ok(());
+        }
+        if let (Place::Systemd(store), Some(_)) = (&self.place, held) {
+            store.forget(name);
+        }
         self.held.retain(|(held, _)| held != name);
         if self.held.len() >= KEPT_MAX || name.len() > NAME_BYTES_MAX {
             let text =
@@ -97,6 +115,17 @@ impl Kept {
             Place::Nowhere => {}
         }
         Ok(())
+    }
+
+    /// Waits until all that is kept will outlive this process whatever happens.
+    ///
+    /// # Errors
+    /// When systemd does not say so. A keeper hears what is on its way to it, also from who died.
+    pub(crate) fn settle(&self) -> io::Result<()> {
+        match &self.place {
+            Place::Systemd(store) => store.settle(),
+            Place::Keeper { .. } | Place::Nowhere => Ok(()),
+        }
     }
 
     /// A duplicate of what is kept under this name.
@@ -244,6 +273,16 @@ fn limit_waiting(link: &OwnedFd) -> io::Result<()> {
         set_socket_timeout(link, what, Some(PATIENCE))?;
     }
     Ok(())
+}
+
+/// Whether both are the same pipe or file; of anything else it cannot be told.
+fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let of = |descriptor| {
+        let found = rustix::fs::fstat(descriptor).ok()?;
+        let kind = FileType::from_raw_mode(found.st_mode);
+        (kind.is_fifo() || kind.is_file()).then_some((found.st_dev, found.st_ino))
+    };
+    of(one).is_some_and(|one| of(other) == Some(one))
 }
 
 /// The generation in `WHAT-N`.

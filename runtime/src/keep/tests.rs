@@ -23,7 +23,7 @@ fn keeper() -> (Keeping, Kept) {
     let (near, far) = wire::pair().expect("pair");
     let (sender, started) = channel();
     let thread = std::thread::spawn(move || {
-        Keeper::new(listener, far).keep(&mut || {
+        Keeper::new("keystone", listener, far).keep(&mut || {
             let (near, far) = wire::pair()?;
             sender.send((far, Instant::now())).map_err(io::Error::other)?;
             Ok((near, None))

@@ -29,6 +29,8 @@ pub(super) mod word {
     pub(crate) const FORGET: u8 = b'-';
     /// Supervisor: from now on I am the one; hand over all there is.
     pub(crate) const HAND_OVER: u8 = b'?';
+    /// Supervisor: the program in the file that comes with this is mine; execute it.
+    pub(crate) const BECOME: u8 = b'^';
     /// Supervisor: the service is down as it should be; end.
     pub(crate) const BYE: u8 = b'.';
     /// Keeper: one of those asked for.

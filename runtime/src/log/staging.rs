@@ -181,7 +181,7 @@ impl Staging {
         }
         let [version, open, stream, ends, time, inode, length, dropped, errno, lengths @ ..] = words;
         if version != VERSION {
-            return Err(io::Error::other(format!("the cursor is of version {version}, known is {VERSION}")));
+            return Err(unknown(version));
         }
         self.intent = Intent {
             stream: if stream == 0 { Stream::Stdout } else { Stream::Stderr },
@@ -207,6 +207,19 @@ impl Staging {
         }
         self.empty()?;
         Ok((begun, None))
+    }
+
+    /// Whether its cursor is of a form that can be gone on with.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub(crate) fn is_known(&self) -> io::Result<()> {
+        let mut version = [0; 8];
+        let read = pread(&self.cursor, &mut version[..], 0)?;
+        match u64::from_le_bytes(version) {
+            found if read > 0 && found != VERSION => Err(unknown(found)),
+            _ => Ok(()),
+        }
     }
 
     fn held(&self) -> io::Result<usize> {
@@ -242,4 +255,8 @@ impl Staging {
         // OK to ignore: as above. A write within one page is not cut short by a signal (generic_perform_write).
         let _ = pwrite(&self.cursor, &head, 0);
     }
+}
+
+fn unknown(version: u64) -> io::Error {
+    io::Error::other(format!("the cursor is of version {version}, known is {VERSION}"))
 }

@@ -72,6 +72,13 @@ impl Supervisor {
     /// The record is on disk, with the process in it, before the program runs.
     fn go(&mut self, generation: u32) {
         self.keep_end(generation);
+        // What the program will write to is there for the next supervisor, too.
+        if let Err(error) = self.kept.settle() {
+            let failure = Failure::new(error.to_string());
+            self.trouble(
+                &failure.within("systemd has not said that it keeps what is to outlive the supervisor"),
+            );
+        }
         self.write_record();
         if let Some(Err(error)) = self.of(generation).map(super::Running::go) {
             self.events.push_back((generation, Event::NotMade(Failure::of(&error))));

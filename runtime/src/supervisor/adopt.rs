@@ -30,7 +30,7 @@ use crate::memory::MemoryWatch;
 use crate::record::{Health, Other, Process, Record, State, Swapping, Wanted, Way};
 use crate::steering::notified::Notified;
 use crate::steering::{Side, Steering};
-use crate::systemd;
+use crate::systemd::{self, Stage};
 
 use super::clients::Awaited;
 
@@ -214,7 +214,7 @@ fn salvage(folders: &ServiceFolders, kept: &Kept, generation: u32) {
 }
 
 /// What the log of a generation was being written by.
-fn staging(kept: &Kept, generation: u32) -> Option<Staging> {
+pub(super) fn staging(kept: &Kept, generation: u32) -> Option<Staging> {
     let pipe = kept.take(&format!("staging-{generation}"))?;
     let cursor = kept.take(&format!("cursor-{generation}"))?;
     Staging::of(&pipe, cursor).ok()
@@ -277,6 +277,39 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Goes on with what lives, in order to end it, as it was or is to be by systemd; whether there is something.
+    pub(super) fn take_up_to_end(&mut self) -> Result<bool, Error> {
+        let found = adoptable(&self.folders)?;
+        if found.is_none_or(|process| self.find(&process).is_none()) {
+            return Ok(false);
+        }
+        self.take_up(By::Systemd {})?;
+        let halted = systemd::is_stopping();
+        self.askers.stop = By::Systemd {};
+        self.ending = Some(if halted { End::HostDown } else { End::Stopped { person: None } });
+        self.end_by(if halted { Event::Halt } else { Event::Stop });
+        Ok(true)
+    }
+
+    /// Whether this supervisor follows one that died, by systemd's own will, and the service was down or on its way there.
+    pub(super) fn is_to_stay_down(&self) -> Result<bool, Error> {
+        let Some(record) = Record::read(&self.folders)? else { return Ok(false) };
+        let down = record.wanted == Wanted::Down
+            || self.found.is_none_or(|state| matches!(state, State::Stopped | State::CrashLoop));
+        Ok(down && adoptable(&self.folders)?.is_none() && systemd::is_restarted(self.folders.name()))
+    }
+
+    /// Nothing is to be started, and that is no failure of the unit.
+    pub(super) fn stay_down(&mut self) -> Result<(), Error> {
+        if let Some(record) = Record::read(&self.folders)? {
+            self.be_down(record)?;
+        }
+        if let Some(unit) = &mut self.unit {
+            unit.tell(Stage::Up, "nothing to start: it was to be down when its supervisor died");
+        }
+        Ok(())
+    }
+
     /// Watches on a container that was found alive.
     fn adopt(&mut self, mut running: Running, record: Record, by: By) {
         let Some(process) = record.process else { return };
@@ -299,7 +332,9 @@ impl Supervisor {
             self.happen(generation, event);
         }
         self.keep_output(generation);
-        self.keep_end(generation);
+        if self.kept.take(&format!("pidfd-{generation}")).is_none() {
+            self.keep_end(generation);
+        }
         self.hear_again(generation);
         let cgroup = self.of(generation).map(|running| running.cgroup.clone());
         if let Err(error) = clear_unrecorded(&self.folders, cgroup.as_deref()) {
@@ -312,6 +347,8 @@ impl Supervisor {
         // The record first: what a client is told must be what it finds when it looks.
         self.write_record();
         self.answer(Awaited::Up, &Answer::Healthy { pid: pid.as_raw() });
+        // It was up: a unit that has never been so could not end well.
+        self.tell_unit();
         if record.state == State::Stopping {
             self.events.push_back((generation, Event::Stop));
         }

@@ -17,6 +17,7 @@ use crate::control::{self, Answer, Conversation};
 use crate::error::{Error, Failure};
 use crate::events::{By, EventFile, Kind};
 use crate::folders::ServiceFolders;
+use crate::handover;
 use crate::keep::Kept;
 use crate::lock::{Lock, Tried};
 use crate::os;
@@ -33,7 +34,7 @@ pub fn run(folders: &ServiceFolders) -> i32 {
         return 1;
     }
     let mut first = Conversation::new(stream);
-    match Supervisor::begin(folders, None, HandedOver::default()) {
+    match Supervisor::begin(folders, None, None, || by_keeper(folders, None)) {
         Ok(Begun::Supervisor(mut supervisor)) => {
             supervisor.clients.push(Client::new(first));
             supervisor.supervise()
@@ -59,7 +60,8 @@ pub fn run_again(folders: &ServiceFolders) -> i32 {
     let handed = HandedOver::to_this_process();
     let Ok(stdin) = take_stdin() else { return 1 };
     let handed = handed.unwrap_or_else(|| HandedOver { link: Some(stdin), ..HandedOver::default() });
-    let begun = Supervisor::begin(folders, None, handed).and_then(|begun| match begun {
+    let kept = || by_keeper(folders, handed.link);
+    let begun = Supervisor::begin(folders, None, handed.lock, kept).and_then(|begun| match begun {
         Begun::Supervisor(mut supervisor) => supervisor.go_on().map(|()| supervisor.supervise()),
         Begun::Busy(_) => Ok(1),
     });
@@ -79,10 +81,13 @@ pub fn run_again(folders: &ServiceFolders) -> i32 {
 /// [`Error::Busy`], [`Error::NotRunning`] when the service was never started, [`Error::Io`].
 pub fn run_unit(folders: &ServiceFolders) -> Result<i32, Error> {
     let failed = |error| Error::Io { doing: "begin to supervise", source: error };
-    let handed = HandedOver::to_this_process();
+    let handed = HandedOver::to_this_process().unwrap_or_default();
     let unit = Unit::of_this_process();
+    let (store, mut held) = unit.store();
+    held.extend(handed.kept);
     settle().map_err(failed)?;
-    let mut supervisor = match Supervisor::begin(folders, Some(unit), handed.unwrap_or_default())? {
+    let kept = || Ok(Kept::by_systemd(store, held));
+    let mut supervisor = match Supervisor::begin(folders, Some(unit), handed.lock, kept)? {
         Begun::Supervisor(supervisor) => supervisor,
         Begun::Busy(holder) => return Err(Error::Busy { service: folders.name().to_owned(), holder }),
     };
@@ -91,10 +96,17 @@ pub fn run_unit(folders: &ServiceFolders) -> Result<i32, Error> {
             stream.set_nonblocking(true).map_err(failed)?;
             supervisor.clients.push(Client::new(Conversation::new(stream)));
         }
+        Err(_) if supervisor.is_to_stay_down()? => return supervisor.stay_down().map(|()| 0),
         // Nobody waits, or the one who did is gone.
         Err(_) => supervisor.take_up(By::Systemd {})?,
     }
     Ok(supervisor.supervise())
+}
+
+/// Whether this process was a supervisor before it executed this program.
+#[must_use]
+pub fn is_reexecuted() -> bool {
+    handover::is_by(std::process::id())
 }
 
 /// Whether a supervisor would have something that lives to go on with.
@@ -102,11 +114,19 @@ pub(crate) fn lives(folders: &ServiceFolders) -> Result<bool, Error> {
     adopt::adoptable(folders).map(|process| process.is_some())
 }
 
-/// Removes what is left of a service whose supervisor is gone for good, as systemd wants it.
+/// Removes what is left of a service whose supervisor is gone for good, as systemd wants it. What lives ends as it should.
 ///
 /// # Errors
 /// [`Error::Busy`] when it has one, [`Error::Io`].
 pub fn clear(folders: &ServiceFolders) -> Result<(), Error> {
+    if lives(folders)? {
+        let kept = || Ok(Kept::by_nobody(Vec::new()));
+        if let Begun::Supervisor(mut supervisor) = Supervisor::begin(folders, None, None, kept)?
+            && supervisor.take_up_to_end()?
+        {
+            let _ = supervisor.supervise();
+        }
+    }
     clear_by(folders, By::Systemd {}, false)
 }
 
@@ -155,33 +175,36 @@ fn settle() -> std::io::Result<()> {
     Ok(())
 }
 
+fn by_keeper(folders: &ServiceFolders, link: Option<OwnedFd>) -> Result<Kept, Error> {
+    Kept::by_keeper(folders, link).map_err(|error| Error::Io { doing: "start the keeper", source: error })
+}
+
 enum Begun {
     Supervisor(Box<Supervisor>),
     Busy(i32),
 }
 
 impl Supervisor {
-    /// Holds the service, with what the keeper that has started this process or the program before has handed over.
-    fn begin(folders: &ServiceFolders, unit: Option<Unit>, handed: HandedOver) -> Result<Begun, Error> {
+    /// Holds the service, by the lock that the program before has handed over, and what is kept.
+    fn begin(
+        folders: &ServiceFolders,
+        unit: Option<Unit>,
+        lock: Option<Lock>,
+        kept: impl FnOnce() -> Result<Kept, Error>,
+    ) -> Result<Begun, Error> {
         let failed = |doing| move |error: std::io::Error| Error::Io { doing, source: error };
         for folder in [&folders.state, &folders.log] {
             fs_err::create_dir_all(folder).map_err(failed("make the service's folders"))?;
         }
         make_private_folder(&folders.run).map_err(failed("make the service's folders"))?;
-        let lock = match handed.lock {
+        let lock = match lock {
             Some(lock) => lock,
             None => match Lock::try_hold(&folders.lock()).map_err(failed("lock the service"))? {
                 Tried::Held(lock) => lock,
                 Tried::By(holder) => return Ok(Begun::Busy(holder)),
             },
         };
-        let mut kept = match unit.as_ref().map(Unit::store) {
-            Some((store, mut held)) => {
-                held.extend(handed.kept);
-                Kept::by_systemd(store, held)
-            }
-            None => Kept::by_keeper(folders, handed.link).map_err(failed("start the keeper"))?,
-        };
+        let mut kept = kept()?;
         adopt::settle_swap(folders)?;
         let found = Record::read(folders)?.map(|record| record.state);
         let lives = adopt::adoptable(folders)?.is_some();

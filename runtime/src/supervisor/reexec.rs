@@ -4,25 +4,21 @@
 //! The process keeps its number, its children and its lock, so there is no moment at which another supervisor could come,
 //! and the container stays a child. What it holds is handed over by inheritance: each descriptor under a name in the
 //! environment. Should the program not be able to go on, it ends, and what was kept is still kept: the keeper or systemd
-//! starts the next one.
+//! starts the next one. Before any of that the program is tried (`proof.rs`).
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
-
 use super::Supervisor;
 use crate::error::{Error, Failure};
+use crate::handover;
 use crate::lock::Lock;
-use crate::os;
 use crate::record::State;
 
-/// `PROCESS NAME=DESCRIPTOR …`: whoever else finds it in its environment is not meant.
-const VARIABLE: &str = "OPSRUN_HANDED_OVER";
 /// The names of what is not kept.
 const LOCK: &str = "lock";
 const LINK: &str = "link";
@@ -41,20 +37,12 @@ pub(super) struct HandedOver {
 impl HandedOver {
     /// To be asked once, before anything is opened.
     pub fn to_this_process() -> Option<Self> {
-        let text = std::env::var(VARIABLE).ok()?;
-        let (process, items) = text.split_once(' ')?;
-        if process != std::process::id().to_string() {
-            return None;
-        }
         let mut handed = Self::default();
-        for item in items.split(' ') {
-            let Some((name, number)) = item.split_once('=') else { continue };
-            let Ok(number) = number.parse() else { continue };
-            let descriptor = os::take_inherited(number);
-            match name {
+        for (name, descriptor) in handover::by(std::process::id())? {
+            match name.as_str() {
                 LOCK => handed.lock = Some(Lock::inherited(File::from(descriptor))),
                 LINK => handed.link = Some(descriptor),
-                name => handed.kept.push((name.to_owned(), descriptor)),
+                _ => handed.kept.push((name, descriptor)),
             }
         }
         Some(handed)
@@ -79,12 +67,15 @@ impl Supervisor {
             active.prober.cancel();
         }
         self.write_record();
-        let why = self.execute(program);
+        let why = match self.try_out(program) {
+            Ok(()) => Error::Io { doing: "execute the program", source: self.execute(program) },
+            Err(source) => Error::Supervisor { service: self.folders.name().to_owned(), source },
+        };
         // It goes on as what it is: its next check comes when it would have.
         if let Some(active) = &mut self.active {
             active.probe_after(active.definition.health.interval_ms);
         }
-        Error::Io { doing: "execute the program", source: why }
+        why
     }
 
     fn execute(&self, program: &Path) -> io::Error {
@@ -93,28 +84,16 @@ impl Supervisor {
         // A keeper hands over what it keeps by itself.
         let kept = self.kept.all().filter(|_| link.is_none());
         let handed: Vec<(&str, BorrowedFd<'_>)> = kept.chain(lock).chain(link).collect();
-        let mut text = std::process::id().to_string();
-        for (name, descriptor) in &handed {
-            text.push_str(&format!(" {name}={}", descriptor.as_raw_fd()));
-        }
         let mut command = Command::new(program);
         command.arg0("opsrun").arg("supervise");
         command.args(if self.unit.is_some() { ["--unit"] } else { ["--again"] });
-        command.arg(self.folders.name()).env(VARIABLE, text);
-        for (_, descriptor) in &handed {
-            stay_open(*descriptor, true);
+        command.arg(self.folders.name()).env(handover::VARIABLE, handover::begin(&handed));
+        // What systemd has handed to this process: those numbers mean something else by now.
+        for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"] {
+            command.env_remove(name);
         }
         let why = command.exec();
-        for (_, descriptor) in &handed {
-            stay_open(*descriptor, false);
-        }
+        handover::end(&handed);
         why
     }
-}
-
-fn stay_open(descriptor: BorrowedFd<'_>, open: bool) {
-    let Ok(mut flags) = fcntl_getfd(descriptor) else { return };
-    flags.set(FdFlags::CLOEXEC, !open);
-    // OK to fail: it cannot, for a descriptor that is open.
-    let _ = fcntl_setfd(descriptor, flags);
 }
