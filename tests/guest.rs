@@ -113,6 +113,22 @@ fn opsrun_and_systemd_252_agree_whatever_is_done_to_a_service() {
     Guest::new(&["--debian", "bookworm", "--timeout", "600"], &["busybox-1.tar"]).run("systemd.sh", &[]);
 }
 
+/// Supervisors that are killed under each systemd; `OPSRUN_TEST_KILLS` says otherwise.
+fn deaths_under(debian: &str) {
+    let kills = std::env::var("OPSRUN_TEST_KILLS").unwrap_or_else(|_| "3".to_owned());
+    Guest::new(&["--debian", debian, "--timeout", "900"], &["busybox-1.tar"]).run("deaths.sh", &[&kills]);
+}
+
+#[test]
+fn what_supervisors_of_systemd_257_die_of_costs_no_line_and_no_stop() {
+    deaths_under("trixie");
+}
+
+#[test]
+fn what_supervisors_of_systemd_252_die_of_costs_no_line_and_no_stop() {
+    deaths_under("bookworm");
+}
+
 #[test]
 fn a_host_with_busybox_and_the_program_is_enough() {
     Guest::new(&["--minimal"], &["busybox-1.tar"]).run("minimal.sh", &[]);

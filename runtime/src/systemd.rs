@@ -236,7 +236,7 @@ pub(crate) struct Unit {
 }
 
 /// What systemd keeps for this unit: the way to it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Store {
     socket: Option<OwnedFd>,
 }

@@ -14,7 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 pub use self::keeper::run;
@@ -110,11 +110,34 @@ impl Kept {
         }
         self.held.push((name.to_owned(), descriptor.try_clone_to_owned()?));
         match &self.place {
-            Place::Systemd(store) => store.keep(name, descriptor),
+            Place::Systemd(store) => {
+                self.tell_apart(name, descriptor);
+                store.keep(name, descriptor);
+            }
             Place::Keeper { .. } => self.say(word::KEEP, name, Some(descriptor)),
             Place::Nowhere => {}
         }
         Ok(())
+    }
+
+    /// Gives a descriptor other flags than those of its inode have that are kept already: where the kernel has no kcmp(2),
+    /// systemd takes it for one of them otherwise and drops it, and all pidfds and seccomp listeners have the same inode
+    /// (before Linux 6.9). The flags mean nothing to those.
+    fn tell_apart(&self, name: &str, descriptor: BorrowedFd<'_>) {
+        let Ok(found) = rustix::fs::fstat(descriptor) else { return };
+        if FileType::from_raw_mode(found.st_mode) != FileType::Unknown {
+            return;
+        }
+        let others = self.held.iter().filter(|(held, _)| held != name);
+        let alike =
+            others.filter(|(_, held)| rustix::fs::fstat(held).is_ok_and(|held| held.st_ino == found.st_ino));
+        let taken: Vec<OFlags> = alike.filter_map(|(_, held)| fcntl_getfl(held).ok()).collect();
+        let Ok(flags) = fcntl_getfl(descriptor) else { return };
+        let more = [OFlags::empty(), OFlags::NONBLOCK, OFlags::APPEND, OFlags::NONBLOCK | OFlags::APPEND];
+        if let Some(free) = more.into_iter().map(|more| flags | more).find(|flags| !taken.contains(flags)) {
+            // OK to ignore: it may be lost with this process then, as it would be without.
+            let _ = fcntl_setfl(descriptor, free);
+        }
     }
 
     /// Waits until all that is kept will outlive this process whatever happens.

@@ -121,6 +121,32 @@ fn those_that_die_soon_are_followed_by_the_next_one_later_and_later() {
     it.over();
 }
 
+/// Only flags tell those apart that have one inode, as eventfds do.
+#[test]
+fn what_has_one_inode_differs_in_its_flags_for_systemd_and_files_are_left_alone() {
+    let mut kept = Kept::by_systemd(crate::systemd::Store::default(), Vec::new());
+    let flags = |descriptor: BorrowedFd<'_>| rustix::fs::fcntl_getfl(descriptor).expect("flags").bits();
+    let alike =
+        [0; 4].map(|_| rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("eventfd"));
+    for (number, descriptor) in alike.iter().enumerate() {
+        kept.keep(&format!("pidfd-{number}"), descriptor.as_fd()).expect("keep");
+    }
+    let different: std::collections::BTreeSet<u32> = alike.iter().map(|alike| flags(alike.as_fd())).collect();
+    assert_eq!(different.len(), 4, "{different:?}");
+    // What is forgotten leaves its flags to the next one.
+    let second = flags(alike[1].as_fd());
+    kept.forget("pidfd-1");
+    let next = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("eventfd");
+    kept.keep("pidfd-4", next.as_fd()).expect("keep");
+    assert_eq!(flags(next.as_fd()), second);
+    let file = file("");
+    let before = flags(file.as_fd());
+    for name in ["file-1", "file-2"] {
+        kept.keep(name, file.as_fd()).expect("keep");
+    }
+    assert_eq!(flags(file.as_fd()), before);
+}
+
 #[test]
 fn there_is_a_limit_to_what_is_kept_and_it_is_told() {
     let (it, mut kept) = keeper();
