@@ -3,136 +3,20 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use support::swept::{COMMAND, SUPERVISOR, Sweep, Swept};
+use support::{Done, until};
 
-use serde_json::Value;
-use support::{Done, Host, get, until};
-
-/// Who dies.
-const COMMAND: &str = "command";
-const SUPERVISOR: &str = "supervise";
-
-/// The shell in the configuration of what is swapped in: as good as before, or no program that stays.
+/// The shell in the configuration of what is swapped in: as good as before, no program that stays, or one that ends when it
+/// has served for a moment, the first time.
 const CHANGED: &str = "# changed";
 const FAILS: &str = "exit 7";
+const FALLS: &str =
+    "test -e /var/lib/busybox/fell || { touch /var/lib/busybox/fell; (sleep 0.4; kill -9 -1) & }";
 
-/// A service that answers "up", in two releases.
-struct Swept {
-    host: Host,
-    port: u16,
-    /// Every action of every process that has it counts while this file is there; who dies removes it.
-    armed: std::path::PathBuf,
-}
-
-impl Swept {
-    fn new() -> Self {
-        let (host, port) = Host::with_busybox();
-        let archive = support::image("busybox-1.tar");
-        host.opsrun(["load", "--tag", "busybox:2", &archive.display().to_string()]).succeeds();
-        let armed = host.path("armed");
-        Self { host, port, armed }
-    }
-
-    fn opsrun_dying(&self, who: &str, number: u32, arguments: &[&str]) -> Done {
-        let mut command = self.host.command();
-        command.env("OPSRUN_TEST_CRASH", format!("{who}:{number}:{}", self.armed.display())).args(arguments);
-        support::done(command)
-    }
-
-    fn configure(&self, shell: &str) {
-        self.host.configure_busybox(self.port, shell);
-    }
-
-    /// Waits until nothing goes on with it any more: it runs, or it is down and nothing of it is left.
-    fn settle(&self, what: &str) -> Value {
-        let mut last = Value::Null;
-        until(&format!("{what}: it has come to rest"), || {
-            last = self.host.service("busybox");
-            let up =
-                last["state"] == "running" && last["health"] == "healthy" && !last["supervisor"].is_null();
-            let down = last.is_null() || last["state"] == "stopped" && last["supervisor"].is_null();
-            let one = self.host.cgroups().len() == usize::from(up);
-            (up || down) && one && !self.swaps()
-        });
-        last
-    }
-
-    fn swaps(&self) -> bool {
-        let record = self.host.path("var/lib/opsrun/services/busybox/record.json");
-        let text = std::fs::read_to_string(record).unwrap_or_else(|_| "{}".to_owned());
-        !serde_json::from_str::<Value>(&text).expect("a record that parses")["swap"].is_null()
-    }
-
-    /// It answers, as one container, under this release.
-    fn serves(&self, releases: &[&str], what: &str) {
-        let service = self.settle(what);
-        assert_eq!(service["state"], "running", "{what}: {service}");
-        assert!(releases.iter().any(|release| service["release"] == *release), "{what}: {service}");
-        assert_eq!(get(self.port, "/").as_deref(), Some("up\n"), "{what}");
-    }
-
-    /// Ends it: nothing of it is left, and the folders of generations are those that one can go back to.
-    fn ends(&self, what: &str) {
-        // What a command that was killed has left, the next one that makes a generation removes.
-        let _ = self.host.opsrun(["stop", "busybox"]);
-        self.configure("");
-        self.host.opsrun(["start", "busybox:1"]).succeeds();
-        self.host.opsrun(["stop", "busybox"]).succeeds();
-        until(&format!("{what}: nothing runs"), || self.host.left_over().is_empty());
-        let Ok(entries) = std::fs::read_dir(self.host.path("var/lib/opsrun/services/busybox/generations"))
-        else {
-            return;
-        };
-        let there: BTreeSet<String> =
-            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-        let history = self.host.opsrun(["history", "busybox", "--json"]).succeeds().json();
-        let known: BTreeSet<String> = history["generations"]
-            .as_array()
-            .expect("generations")
-            .iter()
-            .map(|generation| generation["generation"].to_string())
-            .collect();
-        let strays: Vec<_> = there.difference(&known).collect();
-        assert!(strays.is_empty(), "{what}: {strays:?} beside {known:?}");
-    }
-
-    /// Has `who` die before each action of a command. `before` serves until then, and `next` is the shell in the
-    /// configuration of what comes after it; `judge` says what is right at each death.
-    fn sweep(
-        &self,
-        who: &str,
-        before: Option<&str>,
-        next: &str,
-        arguments: &[&str],
-        judge: impl Fn(&Done, &str),
-    ) {
-        for number in 1.. {
-            let what = format!(
-                "{} dies before action {number} of {arguments:?}",
-                if who == COMMAND { "it" } else { who }
-            );
-            self.configure("");
-            if arguments[0] == "rollback" {
-                self.host.opsrun(["start", "busybox:2"]).succeeds();
-                self.host.opsrun(["stop", "busybox"]).succeeds();
-            }
-            if let Some(before) = before {
-                self.opsrun_dying(who, number, &["start", &format!("busybox:{before}")]).succeeds();
-                self.configure(next);
-            }
-            std::fs::write(&self.armed, "").expect("armed");
-            let done = self.opsrun_dying(who, number, arguments);
-            let survived = std::fs::remove_file(&self.armed).is_ok();
-            judge(&done, &what);
-            self.ends(&what);
-            if survived {
-                assert!(number > 1, "only {number} actions: {what}");
-                eprintln!("{arguments:?}: {who} died before each of {} actions", number - 1);
-                return;
-            }
-        }
-    }
-}
+/// To the other release.
+const SWAP: &[&str] = &["swap", "busybox", "2", "--soak", "100ms", "--timeout", "30s"];
+const STOP_FIRST: &[&str] = &["swap", "busybox", "2", "--soak", "100ms", "--timeout", "30s", "--stop-first"];
+const LONG_SOAK: &[&str] = &["swap", "busybox", "2", "--soak", "20s", "--timeout", "30s"];
 
 /// So many times a supervisor is killed at a random moment of a swap; `OPSRUN_TEST_KILLS` says otherwise.
 const KILLS: u32 = 10;
@@ -150,8 +34,7 @@ fn at_random_moments_of_a_gated_swap() {
 /// On a host that lacks this.
 fn dies_at_random_moments(lacks: &str, kills: u32) {
     let kills = std::env::var("OPSRUN_TEST_KILLS").map_or(kills, |text| text.parse().expect("a number"));
-    let it = Swept::new();
-    it.configure("");
+    let it = Swept::new(&Sweep::default());
     let opsrun = |arguments: &[&str]| {
         let mut command = it.host.command();
         command.env("OPSRUN_TEST_LACKS", lacks).args(arguments);
@@ -203,113 +86,237 @@ fn died(done: &Done) -> bool {
 
 #[test]
 fn start() {
-    let it = Swept::new();
-    for who in [COMMAND, SUPERVISOR] {
-        it.sweep(who, None, CHANGED, &["start", "busybox:1"], |done, what| {
-            let service = it.settle(what);
-            assert!(
-                died(done) || (done.status == 0) == (service["state"] == "running"),
-                "{what}: {service} {done}"
-            );
-            let again = it.host.opsrun(["start", "busybox:1"]);
-            assert!(again.status == 0 || service["state"] == "running", "{what}: {again}");
-            it.serves(&["1"], what);
-        });
-    }
+    let sweep = Sweep { next: CHANGED, arguments: &["start", "busybox:1"], ..Sweep::default() };
+    sweep.over(|it, done, what| {
+        let service = it.settle(what);
+        assert!(
+            died(done) || (done.status == 0) == (service["state"] == "running"),
+            "{what}: {service} {done}"
+        );
+        let again = it.host.opsrun(["start", "busybox:1"]);
+        assert!(again.status == 0 || service["state"] == "running", "{what}: {again}");
+        it.serves(&["1"], what);
+    });
 }
 
 #[test]
 fn stop() {
-    let it = Swept::new();
-    for who in [COMMAND, SUPERVISOR] {
-        it.sweep(who, Some("1"), CHANGED, &["stop", "busybox"], |done, what| {
-            let service = it.settle(what);
-            assert!(done.status != 0 || service["state"] == "stopped", "{what}: {service} {done}");
-            if service["state"] != "stopped" {
-                it.host.opsrun(["stop", "busybox"]).succeeds();
-            }
-            it.host.opsrun(["start", "busybox:1"]).succeeds();
-            it.serves(&["1"], what);
-        });
-    }
+    let sweep = Sweep { before: Some("1"), arguments: &["stop", "busybox"], ..Sweep::default() };
+    sweep.over(|it, done, what| {
+        let service = it.settle(what);
+        assert!(done.status != 0 || service["state"] == "stopped", "{what}: {service} {done}");
+        if service["state"] != "stopped" {
+            it.host.opsrun(["stop", "busybox"]).succeeds();
+        }
+    });
 }
 
 #[test]
 fn restart() {
-    let it = Swept::new();
-    for who in [COMMAND, SUPERVISOR] {
-        it.sweep(who, Some("1"), CHANGED, &["restart", "busybox"], |done, what| {
-            let service = it.settle(what);
-            assert!(died(done) || service["state"] == "running", "{what}: {service} {done}");
-            it.host.opsrun(["restart", "busybox"]).succeeds();
-            it.serves(&["1"], what);
-        });
+    let arguments = &["restart", "busybox"];
+    let sweep = Sweep { before: Some("1"), next: CHANGED, arguments, ..Sweep::default() };
+    sweep.over(|it, done, what| {
+        let service = it.settle(what);
+        assert!(died(done) || service["state"] == "running", "{what}: {service} {done}");
+        it.host.opsrun(["restart", "busybox"]).succeeds();
+        it.serves(&["1"], what);
+    });
+}
+
+/// What is right when somebody has died in the course of a swap to a good release: what the command said, and it can be
+/// gone on from there.
+fn swapped(it: &Swept, done: &Done, what: &str, arguments: &[&str]) {
+    assert!(died(done) || [0, 1, 3].contains(&done.status), "{what}: {done}");
+    let expected: &[&str] = match done.status {
+        0 => &["2"],
+        1 | 3 => &["1"],
+        _ => &["1", "2"],
+    };
+    it.serves(expected, &format!("{what}: {done}"));
+    if it.host.service("busybox")["release"] == "1" {
+        it.host.opsrun(arguments).succeeds();
+        it.serves(&["2"], what);
     }
+}
+
+/// The same when it is no good.
+fn swapped_in_vain(it: &Swept, done: &Done, what: &str) {
+    assert!(died(done) || [1, 3].contains(&done.status), "{what}: {done}");
+    it.serves(&["1"], &format!("{what}: {done}"));
 }
 
 #[test]
 fn swap() {
-    let it = Swept::new();
-    let arguments = ["swap", "busybox", "2", "--soak", "100ms", "--timeout", "30s"];
-    for who in [COMMAND, SUPERVISOR] {
-        it.sweep(who, Some("1"), CHANGED, &arguments, |done, what| {
-            assert!(died(done) || [0, 1, 3].contains(&done.status), "{what}: {done}");
-            let expected: &[&str] = match done.status {
-                0 => &["2"],
-                1 | 3 => &["1"],
-                _ => &["1", "2"],
-            };
-            it.serves(expected, &format!("{what}: {done}"));
-            it.host.opsrun(arguments).succeeds();
-            it.serves(&["2"], what);
-        });
-    }
+    let sweep = Sweep { before: Some("1"), next: CHANGED, arguments: SWAP, ..Sweep::default() };
+    sweep.over(|it, done, what| swapped(it, done, what, SWAP));
 }
 
 #[test]
 fn swap_in_vain() {
-    let it = Swept::new();
-    let arguments = ["swap", "busybox", "2", "--soak", "100ms", "--timeout", "30s"];
-    for who in [COMMAND, SUPERVISOR] {
-        it.sweep(who, Some("1"), FAILS, &arguments, |done, what| {
-            assert!(died(done) || [1, 3].contains(&done.status), "{what}: {done}");
-            it.serves(&["1"], &format!("{what}: {done}"));
-        });
-    }
+    let sweep = Sweep { before: Some("1"), next: FAILS, arguments: SWAP, ..Sweep::default() };
+    sweep.over(swapped_in_vain);
+}
+
+/// Who serves at the end depends on whether the candidate has fallen while somebody was there who knew of the one before.
+#[test]
+fn swap_that_falls_in_the_soak() {
+    let sweep = Sweep { before: Some("1"), next: FALLS, arguments: LONG_SOAK, ..Sweep::default() };
+    sweep.of(&[SUPERVISOR], |it, done, what| {
+        let expected: &[&str] = match done.status {
+            0 => &["2"],
+            1 | 3 => &["1"],
+            _ => panic!("{what}: {done}"),
+        };
+        it.serves(expected, &format!("{what}: {done}"));
+    });
+}
+
+#[test]
+fn swap_stop_first() {
+    let sweep = Sweep { before: Some("1"), next: CHANGED, arguments: STOP_FIRST, ..Sweep::default() };
+    sweep.of(&[SUPERVISOR], |it, done, what| swapped(it, done, what, STOP_FIRST));
+}
+
+#[test]
+fn swap_stop_first_in_vain() {
+    let sweep = Sweep { before: Some("1"), next: FAILS, arguments: STOP_FIRST, ..Sweep::default() };
+    sweep.of(&[SUPERVISOR], swapped_in_vain);
+}
+
+/// The host lacks what steering takes.
+#[test]
+fn swap_gated() {
+    let sweep =
+        Sweep { lacks: "group", before: Some("1"), next: CHANGED, arguments: SWAP, ..Sweep::default() };
+    sweep.of(&[SUPERVISOR], |it, done, what| swapped(it, done, what, SWAP));
+}
+
+#[test]
+fn swap_gated_in_vain() {
+    let sweep = Sweep { lacks: "group", before: Some("1"), next: FAILS, arguments: SWAP, ..Sweep::default() };
+    sweep.of(&[SUPERVISOR], swapped_in_vain);
+}
+
+#[test]
+fn swap_side_by_side() {
+    let sweep =
+        Sweep { portless: true, before: Some("1"), next: CHANGED, arguments: SWAP, ..Sweep::default() };
+    sweep.of(&[SUPERVISOR], |it, done, what| {
+        assert!(!done.stderr.contains("is stopped before"), "{what}: {done}");
+        swapped(it, done, what, SWAP);
+    });
+}
+
+#[test]
+fn swap_side_by_side_in_vain() {
+    let sweep = Sweep { portless: true, before: Some("1"), next: FAILS, arguments: SWAP, ..Sweep::default() };
+    sweep.of(&[SUPERVISOR], swapped_in_vain);
+}
+
+/// Each adds its word to a file among the service's data.
+const HOOKS: &str = "\n[hooks]\n\
+    pre_swap = [[\"sh\", \"-c\", \"echo pre >> /var/lib/busybox/hooked\"]]\n\
+    post_commit = [[\"sh\", \"-c\", \"echo post >> /var/lib/busybox/hooked\"]]\n\
+    timeout = \"30s\"\n";
+/// The one after the swap fails until a file says that it does not.
+const HOOK_FAILS: &str = "\n[hooks]\n\
+    pre_swap = [[\"true\"]]\n\
+    post_commit = [[\"test\", \"-e\", \"/var/lib/busybox/mended\"]]\n\
+    timeout = \"30s\"\n";
+const HOOK_REFUSES: &str =
+    "\n[hooks]\npre_swap = [[\"true\"], [\"sh\", \"-c\", \"exit 3\"]]\ntimeout = \"30s\"\n";
+
+/// Whatever hooks have left is gone.
+fn no_hook_is_left(it: &Swept, what: &str) {
+    let runs = it.host.path("var/lib/opsrun/runs");
+    let left: Vec<_> = std::fs::read_dir(runs).into_iter().flatten().flatten().map(|it| it.path()).collect();
+    assert!(left.is_empty(), "{what}: {left:?}");
+    assert!(it.host.one_shot_cgroups().is_empty(), "{what}: {:?}", it.host.one_shot_cgroups());
+}
+
+#[test]
+fn swap_with_hooks() {
+    let sweep =
+        Sweep { settings: HOOKS, before: Some("1"), next: CHANGED, arguments: SWAP, ..Sweep::default() };
+    sweep.over(|it, done, what| {
+        let hooked = it.host.path("opt/busybox/lib/hooked");
+        swapped(it, done, what, SWAP);
+        // What is left undone is done by the next swap to the release that serves; and then there is nothing to do.
+        it.host.opsrun(SWAP).succeeds();
+        let again = it.host.opsrun(SWAP);
+        assert!(again.succeeds().stderr.contains("nothing was done"), "{what}: {again}");
+        let words = std::fs::read_to_string(&hooked).expect("hooks were run");
+        // One that was begun and not crossed out is run once more.
+        assert!(words.starts_with("pre\n") && words.ends_with("post\n"), "{what}: {words}");
+        std::fs::remove_file(hooked).expect("for the next time");
+        // A container of a hook ends with the command; its place is taken away by the next one that needs one.
+        it.host.opsrun(["run", "--rm", "busybox:1", "true"]).succeeds();
+        no_hook_is_left(it, what);
+    });
+}
+
+#[test]
+fn swap_whose_last_hook_fails() {
+    let sweep =
+        Sweep { settings: HOOK_FAILS, before: Some("1"), next: CHANGED, arguments: SWAP, ..Sweep::default() };
+    sweep.of(&[COMMAND], |it, done, what| {
+        assert!(died(done) || done.status == 5, "{what}: {done}");
+        it.serves(&["1", "2"], &format!("{what}: {done}"));
+        it.host.opsrun(SWAP).fails(5, &["busybox 2 serves, and yet not all is done"]);
+        it.serves(&["2"], what);
+        it.host.write("opt/busybox/lib/mended", "");
+        it.host.opsrun(SWAP).succeeds();
+        std::fs::remove_file(it.host.path("opt/busybox/lib/mended")).expect("for the next time");
+        no_hook_is_left(it, what);
+    });
+}
+
+#[test]
+fn swap_whose_first_hook_fails() {
+    let sweep = Sweep {
+        settings: HOOK_REFUSES,
+        before: Some("1"),
+        next: CHANGED,
+        arguments: SWAP,
+        ..Sweep::default()
+    };
+    sweep.of(&[COMMAND], |it, done, what| {
+        assert!(died(done) || done.status == 1, "{what}: {done}");
+        it.serves(&["1"], &format!("{what}: {done}"));
+        it.host.opsrun(SWAP).fails(1, &["ended with status 3"]);
+        it.serves(&["1"], what);
+        no_hook_is_left(it, what);
+    });
 }
 
 #[test]
 fn rollback() {
-    let it = Swept::new();
-    for who in [COMMAND, SUPERVISOR] {
-        it.sweep(who, Some("1"), CHANGED, &["rollback", "busybox", "--soak", "100ms"], |done, what| {
-            assert!(died(done) || [0, 1, 3].contains(&done.status), "{what}: {done}");
-            it.settle(what);
-            it.serves(&["1", "2"], &format!("{what}: {done}"));
-            if it.host.service("busybox")["release"] == "1" {
-                it.host.opsrun(["rollback", "busybox", "--soak", "100ms"]).succeeds();
-            }
-            it.serves(&["2"], what);
-            // What serves has the configuration that the operator sees, once this has come to its end.
-            it.host.opsrun(["rollback", "busybox", &it.host.service("busybox")["generation"].to_string()]);
-            assert_eq!(it.host.service("busybox")["drift"], serde_json::json!([]), "{what}");
-        });
-    }
+    let arguments = &["rollback", "busybox", "--soak", "100ms"];
+    let sweep = Sweep { before: Some("1"), next: CHANGED, arguments, ..Sweep::default() };
+    sweep.over(|it, done, what| {
+        assert!(died(done) || [0, 1, 3].contains(&done.status), "{what}: {done}");
+        it.serves(&["1", "2"], &format!("{what}: {done}"));
+        if it.host.service("busybox")["release"] == "1" {
+            it.host.opsrun(["rollback", "busybox", "--soak", "100ms"]).succeeds();
+        }
+        it.serves(&["2"], what);
+        // What serves has the configuration that the operator sees, once this has come to its end.
+        it.host.opsrun(["rollback", "busybox", &it.host.service("busybox")["generation"].to_string()]);
+        assert_eq!(it.host.service("busybox")["drift"], serde_json::json!([]), "{what}");
+    });
 }
 
 #[test]
 fn rm() {
-    let it = Swept::new();
-    for who in [COMMAND, SUPERVISOR] {
-        it.sweep(who, Some("1"), CHANGED, &["rm", "--force", "busybox"], |done, what| {
-            assert!(died(done) || [0, 1].contains(&done.status), "{what}: {done}");
-            let again = it.host.opsrun(["rm", "--force", "busybox"]);
-            assert!(again.status == 0 || again.stderr.contains("no service"), "{what}: {again}");
-            until("nothing is left", || it.host.left_over().is_empty());
-            for folder in ["var/lib/opsrun/services/busybox", "run/opsrun/busybox", "var/log/opsrun/busybox"]
-            {
-                assert!(!it.host.path(folder).exists(), "{what}: {folder} is left");
-            }
-        });
-    }
+    let arguments = &["rm", "--force", "busybox"];
+    let sweep = Sweep { before: Some("1"), next: CHANGED, arguments, ..Sweep::default() };
+    sweep.over(|it, done, what| {
+        assert!(died(done) || [0, 1].contains(&done.status), "{what}: {done}");
+        let again = it.host.opsrun(["rm", "--force", "busybox"]);
+        assert!(again.status == 0 || again.stderr.contains("no service"), "{what}: {again}");
+        until("nothing is left", || it.host.left_over().is_empty());
+        for folder in ["var/lib/opsrun/services/busybox", "run/opsrun/busybox", "var/log/opsrun/busybox"] {
+            assert!(!it.host.path(folder).exists(), "{what}: {folder} is left");
+        }
+    });
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bundles::account;
 use bundles::bundle::{self, BundleRequest};
+use runtime::crash_point;
 use runtime::hook::{self, End, Signals};
 use runtime::replace::replace_private_file;
 use serde::{Deserialize, Serialize};
@@ -180,6 +181,7 @@ impl Hooked<'_> {
         signals: &Signals,
         record: &mut Record,
     ) -> Result<End, Error> {
+        crash_point::here();
         let one_shot = OneShot::take(self.layout, None, &self.release.image_id)?;
         bundle::prepare(&self.describe(command, &one_shot)?)?;
         let request = hook::Request {
@@ -189,6 +191,7 @@ impl Hooked<'_> {
             timeout: Duration::from_millis(timeout_ms),
         };
         record.begin(&output(&self.folder()), when, command)?;
+        crash_point::here();
         let ended = hook::run(&request, signals, &mut |bytes| record.hear(bytes));
         record.end(&match &ended {
             Ok(end) => told(*end, timeout_ms),

@@ -91,6 +91,12 @@ impl Making {
             .map_err(|error| Error::Io { doing: "let the container start", source: error })
     }
 
+    /// Ends it, wherever it is: nothing is made any more from here on.
+    pub(crate) fn give_up(self) {
+        let _ = nix::sys::signal::kill(self.helper, nix::sys::signal::Signal::SIGKILL);
+        let _ = nix::sys::wait::waitpid(self.helper, None);
+    }
+
     /// Whether it was let go: until then there is no next event after [`Made::Created`].
     pub(crate) fn went(&self) -> bool {
         self.went

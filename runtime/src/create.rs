@@ -40,7 +40,7 @@ use crate::container::{CONTAINERS, ENGINE, id_of, read_spec};
 use crate::error::{Error, Failure};
 use crate::seccomp::Filter;
 use crate::title::Title;
-use crate::{devices, limits, systemd, trace};
+use crate::{devices, limits, os, systemd, trace};
 
 /// Runs the hidden command `create`: the channel is its standard input.
 ///
@@ -161,6 +161,8 @@ fn enter(
     stdio: Vec<OwnedFd>,
     process: Process,
 ) -> Result<(), Error> {
+    // Who asked and died is followed by somebody who may remove the container.
+    os::die_with_parent();
     own_mounts(run)?;
     own_state(run, &bundle.id())?;
     let terminal = process.terminal().unwrap_or(false);
@@ -176,7 +178,11 @@ fn enter(
         .as_sibling(true)
         .with_process(Some(process_file))
         .build()
-        .map_err(|error| container_error("enter the container", &error))?;
+        .map_err(|error| {
+            // Of a container that ended meanwhile libcontainer has made the cgroup anew.
+            bundle.remove_empty_cgroup();
+            container_error("enter the container", &error)
+        })?;
     report_created(channel, pid.as_raw(), Vec::new(), console)
 }
 

@@ -135,10 +135,14 @@ impl Prober {
 
     /// Gives up the probe that is under way or due.
     pub(crate) fn cancel(&mut self) {
-        if let Attempt::Inside { pid, .. } = self.attempt {
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        match std::mem::replace(&mut self.attempt, Attempt::None) {
+            Attempt::Inside { pid, .. } => {
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            }
+            // Left alone it could make the container's cgroup anew when that has been removed.
+            Attempt::Entering { making, .. } => making.give_up(),
+            _ => {}
         }
-        self.attempt = Attempt::None;
     }
 
     /// What to wait for.
@@ -184,7 +188,10 @@ impl Prober {
             Attempt::Connecting { until, .. } | Attempt::Reading { until, .. } if now >= until => {
                 Some(Err(self.late()))
             }
-            Attempt::Entering { until, .. } if now >= until => Some(Err(self.late())),
+            Attempt::Entering { making, until } if now >= until => {
+                making.give_up();
+                Some(Err(self.late()))
+            }
             unchanged => {
                 self.attempt = unchanged;
                 None

@@ -15,7 +15,7 @@ use crate::attend::stay;
 use crate::channel::Request as Create;
 use crate::container::Making;
 use crate::error::Error;
-use crate::{one_shot, os};
+use crate::{crash_point, one_shot, os};
 
 /// What ends a command that a person has started.
 const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
@@ -111,7 +111,9 @@ fn attend(
     let mut watch =
         Watch { signals, output: Some(near), heard, kill_at: Instant::now() + timeout, why: None };
     let status = stay(making, create, |pid, _, ended| {
+        crash_point::here();
         watch.until_ended(pid, ended);
+        crash_point::here();
         Ok(())
     })?;
     watch.hear();

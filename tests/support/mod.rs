@@ -16,6 +16,7 @@ pub mod load;
 pub mod registry;
 pub mod server;
 pub mod steered;
+pub mod swept;
 
 /// Longer than anything waited for takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -175,6 +176,19 @@ impl Host {
             }
         }
         found
+    }
+
+    /// The cgroups of its one-shot containers: beside those of the services.
+    pub fn one_shot_cgroups(&self) -> Vec<PathBuf> {
+        let bundles = self.path("var/lib/opsrun/services/busybox/generations");
+        let mut bundles = std::fs::read_dir(bundles).into_iter().flatten().flatten();
+        // One that a command was killed at is not whole.
+        let text = bundles.find_map(|it| std::fs::read_to_string(it.path().join("config.json")).ok());
+        let spec: Value = serde_json::from_str(&text.expect("a generation")).expect("its bundle");
+        let path = spec["linux"]["cgroupsPath"].as_str().expect("its cgroup").trim_start_matches('/');
+        let runs = cgroup_mount().join(path).with_file_name("runs");
+        let entries = std::fs::read_dir(runs).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
     }
 
     /// The cgroups of this root's containers that exist. Their names begin with the hash of the root.

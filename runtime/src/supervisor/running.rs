@@ -272,8 +272,7 @@ impl Running {
     pub fn clear(&mut self, folders: &ServiceFolders) -> Result<(), Error> {
         self.prober.cancel();
         if let Some(making) = self.making.take() {
-            let _ = nix::sys::signal::kill(making.helper, Signal::SIGKILL);
-            let _ = waitpid(making.helper, None);
+            making.give_up();
         }
         self.memory = None;
         self.notified = None;
