@@ -113,29 +113,3 @@ fn who_connects_while_a_crashed_service_is_started_again_waits_for_it() {
     it.host.opsrun(["stop", "busybox"]).succeeds();
     assert!(TcpStream::connect(("127.0.0.1", it.port)).is_err(), "somebody still listens");
 }
-
-#[test]
-fn a_supervisor_that_is_killed_in_a_swap_costs_no_request() {
-    let it = Steered::begin();
-    let load = Load::begin(&Asking::port(it.port, 8));
-    for number in 0..6_u64 {
-        it.next_does(&format!("echo word-{number} > /www/index.html"));
-        let status = it.host.opsrun(["status", "busybox", "--json"]).succeeds().json();
-        let supervisor = status["supervisor"].as_i64().expect("a supervisor");
-        let mut swap = it.host.command();
-        swap.args(["swap", "busybox", if number % 2 == 0 { "2" } else { "1" }, "--soak", "400ms"]);
-        let swap = std::thread::spawn(|| support::done(swap));
-        // Whenever it is, it is at another moment of the swap; that is all that is wanted.
-        std::thread::sleep(Duration::from_millis(200 * (number + 1)));
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(supervisor).expect("pid"));
-        // It may have become another one since, with another number.
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-        let done = swap.join().expect("the swap");
-        println!("{number}: exit status {}", done.status);
-        it.host.service_until("busybox", "one generation serves under a supervisor", |service| {
-            service["state"] == "running" && it.host.cgroups().len() == 1
-        });
-    }
-    let seen = load.end();
-    seen.lost_nothing();
-}

@@ -22,6 +22,7 @@ pub(crate) mod gate;
 mod group;
 mod key;
 pub(crate) mod notified;
+mod pending;
 pub(crate) mod self_test;
 pub(crate) mod sockets;
 #[cfg(test)]
@@ -43,6 +44,8 @@ use self::group::Routes;
 pub(crate) use self::group::{PROBE_MARK, SERVING_MARK};
 use self::key::Key;
 use self::notified::{Bind, Notified};
+use self::pending::Pending;
+use crate::crash_point;
 
 /// The first of the uids that sockets get; systemd's table of uids has this range as unused (UIDS-GIDS.md).
 const UID_FIRST: u32 = 0x7000_0000;
@@ -57,6 +60,7 @@ pub(crate) struct Steering {
     active: u32,
     canary: u32,
     held: Vec<Held>,
+    pending: Pending,
 }
 
 /// A duplicate of a socket that a generation has bound to one of its ports.
@@ -99,7 +103,13 @@ pub(crate) enum Bound {
 impl Steering {
     /// The ports of the service of this name below this root.
     pub(crate) fn new(run_folder: &Path) -> Self {
-        Self { uid: Uid::from_raw(uid_of(run_folder)), active: 0, canary: 0, held: Vec::new() }
+        let (uid, pending) = (Uid::from_raw(uid_of(run_folder)), Pending::of(run_folder));
+        Self { uid, active: 0, canary: 0, held: Vec::new(), pending }
+    }
+
+    /// The call that a supervisor before has died over, to be answered as if it had been heard only now.
+    pub(crate) fn unanswered(&self, notified: &Notified, generation: u32) -> Option<Bind> {
+        self.pending.left(generation).filter(|bind| notified.waits(bind))
     }
 
     /// Answers a call.
@@ -111,6 +121,22 @@ impl Steering {
         if !notified.waits(bind) {
             return Bound::Not;
         }
+        self.pending.note(by.generation, bind);
+        crash_point::here();
+        let bound = self.join(notified, bind, by, (socket, address, key));
+        crash_point::here();
+        self.pending.forget();
+        bound
+    }
+
+    /// Puts a socket into its group, where it can be; doing it once more does no harm.
+    fn join(
+        &mut self,
+        notified: &Notified,
+        bind: &Bind,
+        by: Binder<'_>,
+        (socket, address, key): (OwnedFd, SocketAddr, Key),
+    ) -> Bound {
         self.look();
         if let Some(bound) = self.again(notified, bind, by, socket.as_fd(), key) {
             return bound;
@@ -119,6 +145,7 @@ impl Steering {
             return Bound::Collides(reason);
         }
         let adopted = self.adopt(socket, address, key, by.generation);
+        crash_point::here();
         notified.answer(bind, adopted);
         if adopted.is_ok() { Bound::Adopted } else { Bound::Not }
     }
@@ -189,15 +216,8 @@ impl Steering {
     ) -> Result<(), Errno> {
         let first = !self.held.iter().any(|it| it.key == key);
         let inode = inode_of(socket.as_fd())?;
-        let shared = sockopt::socket_reuseport(&socket)?;
-        // OK to ignore: without it the sockets of two generations are as good as of two users, and do not share.
-        let _ = rustix::fs::fchown(&socket, Some(self.uid), None::<Gid>);
-        sockopt::set_socket_reuseport(&socket, true)?;
-        // What is left of connections that ended must not stand in the way: that is what it means on a listener.
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        if let Err(error) = rustix::net::bind(&socket, &address) {
-            let _ = sockopt::set_socket_reuseport(&socket, shared);
-            return Err(error);
+        if !self.has_bound(socket.as_fd(), address.port()) {
+            self.bind(&socket, address)?;
         }
         self.held.push(Held { generation, key, socket, inode, index: None, foreign: false });
         if first {
@@ -205,6 +225,25 @@ impl Steering {
             let _ = self.attach(&key);
         }
         Ok(())
+    }
+
+    /// Whether a supervisor, this one or one that died before it could say so, has bound a socket to this port.
+    fn has_bound(&self, socket: BorrowedFd<'_>, port: u16) -> bool {
+        let own = rustix::fs::fstat(socket).is_ok_and(|found| found.st_uid == self.uid.as_raw());
+        let name = rustix::net::getsockname(socket).ok().and_then(|name| SocketAddr::try_from(name).ok());
+        own && name.is_some_and(|name| name.port() == port)
+    }
+
+    fn bind(&self, socket: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {
+        let shared = sockopt::socket_reuseport(socket)?;
+        // OK to ignore: without it the sockets of two generations are as good as of two users, and do not share.
+        let _ = rustix::fs::fchown(socket, Some(self.uid), None::<Gid>);
+        sockopt::set_socket_reuseport(socket, true)?;
+        // What is left of connections that ended must not stand in the way: that is what it means on a listener.
+        sockopt::set_socket_reuseaddr(socket, true)?;
+        rustix::net::bind(socket, &address).inspect_err(|_| {
+            let _ = sockopt::set_socket_reuseport(socket, shared);
+        })
     }
 
     /// Finds out which sockets listen by now.

@@ -39,7 +39,7 @@ pub(crate) struct Notified {
 }
 
 /// A call that waits.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Bind {
     id: u64,
     thread: i32,

@@ -410,6 +410,7 @@ impl Supervisor {
             self.trouble(&failure.within("could not find what the service listens with"));
         }
         self.turn_to(generation);
+        self.answer_what_was_left(generation);
     }
 
     /// Has what tells of a container's binds outlive this process: a bind waits then for the next one, and would fail

@@ -11,7 +11,7 @@ use crate::health::To;
 use crate::lifecycle;
 use crate::record::{State, Way};
 use crate::steering::gate::Waiting;
-use crate::steering::notified::Heard;
+use crate::steering::notified::{Bind, Heard};
 use crate::steering::{Binder, Bound, Drain, Looked};
 use crate::swap::{Canary, DRAIN_INTERVAL, Event};
 
@@ -36,7 +36,6 @@ impl Supervisor {
         let both = [&mut self.active, &mut self.other].into_iter().flatten();
         let Some(running) = both.into_iter().find(|it| it.generation() == generation) else { return };
         let Some(notified) = &running.notified else { return };
-        let shut_out = self.swap.as_ref().is_some_and(|swap| swap.is_shut_out(generation));
         let bind = match notified.hear() {
             Ok(Heard::Bind(bind)) => bind,
             Ok(Heard::Nothing) => return,
@@ -47,6 +46,22 @@ impl Supervisor {
                 return;
             }
         };
+        self.answer_this(generation, bind);
+    }
+
+    /// Answers the bind that a supervisor before has died over, if there is one and it waits still.
+    pub(super) fn answer_what_was_left(&mut self, generation: u32) {
+        let notified = self.get(generation).and_then(|running| running.notified.as_ref());
+        if let Some(bind) = notified.and_then(|notified| self.steering.unanswered(notified, generation)) {
+            self.answer_this(generation, bind);
+        }
+    }
+
+    fn answer_this(&mut self, generation: u32, bind: Bind) {
+        let shut_out = self.swap.as_ref().is_some_and(|swap| swap.is_shut_out(generation));
+        let both = [&self.active, &self.other].into_iter().flatten();
+        let Some(running) = both.into_iter().find(|it| it.generation() == generation) else { return };
+        let Some(notified) = &running.notified else { return };
         let by = Binder { generation, ports: &running.definition.ports, cgroup: &running.cgroup };
         let event = match shut_out {
             true => Event::Waits,

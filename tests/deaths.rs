@@ -1,0 +1,194 @@
+//! Supervisors die while connections are steered: no client notices, and one generation serves.
+//!
+//! `OPSRUN_TEST_KILLS=100 OPSRUN_TEST_CLIENTS=64` kills more often and asks more than the tests do by themselves, and
+//! `OPSRUN_TEST_SERVER=gunicorn` does it to another server (`scripts/image servers 1` makes the image).
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::load::{Asking, Load};
+use support::{Host, free_port, get, until};
+
+/// Usually.
+const KILLS: u64 = 6;
+const CLIENTS: usize = 16;
+
+fn number(variable: &str, usually: u64) -> u64 {
+    std::env::var(variable).map_or(usually, |text| text.parse().expect("a number"))
+}
+
+/// A service in two releases that answers with a word.
+struct Served {
+    host: Host,
+    service: &'static str,
+    server: String,
+    port: u16,
+}
+
+impl Served {
+    /// Release 1 runs and answers "first".
+    fn begin() -> Self {
+        let server = std::env::var("OPSRUN_TEST_SERVER").unwrap_or_else(|_| "httpd".to_owned());
+        let service = if server == "httpd" { "busybox" } else { "servers" };
+        let host = Host::new();
+        let archive = support::image(&format!("{service}-1.tar")).display().to_string();
+        for release in [1, 2] {
+            host.opsrun(["load", "--tag", &format!("{service}:{release}"), &archive]).succeeds();
+        }
+        host.opsrun(["config", "init", service, "--from", "1"]).succeeds();
+        let it = Self { host, service, server, port: free_port() };
+        let file = format!(
+            "ports = [{}]\nhealth = {{ check = \"http\", path = \"/\", interval = \"200ms\", start_timeout = \"60s\" }}\n",
+            it.port
+        );
+        it.host.write(&format!("etc/opsrun/{service}.toml"), &file);
+        it.next_answers("first", false);
+        it.host.opsrun(["start", &format!("{service}:1")]).succeeds();
+        it
+    }
+
+    /// What the next generation answers, or that it fails.
+    fn next_answers(&self, word: &str, fails: bool) {
+        let (port, server) = (self.port, &self.server);
+        let text = if self.service == "busybox" {
+            let fails = if fails { "rm /www/index.html" } else { "" };
+            format!("listen=127.0.0.1:{port}\necho {word} > /www/index.html\n{fails}\n")
+        } else {
+            let fails = if fails { "/" } else { "" };
+            format!(
+                "server={server}\naddress=127.0.0.1\nport={port}\nword={word}\ndelay=0\nwarm=0\nfails_after=0\nfails={fails}\n"
+            )
+        };
+        let service = self.service;
+        self.host.write(&format!("opt/{service}/conf/{service}.conf"), &text);
+    }
+
+    fn swap(&self, release: &str) -> std::process::Command {
+        let mut command = self.host.command();
+        command.args(["swap", self.service, release, "--soak", "300ms", "--timeout", "5s"]);
+        command
+    }
+
+    /// Waits until one generation serves under a supervisor, and nothing is left of another.
+    fn settled(&self) -> serde_json::Value {
+        let record = self.host.path(format!("var/lib/opsrun/services/{}/record.json", self.service));
+        self.host.service_until(self.service, "one generation serves under a supervisor", |service| {
+            let text = std::fs::read_to_string(&record).expect("a record");
+            let record: serde_json::Value = serde_json::from_str(&text).expect("a record that parses");
+            service["state"] == "running"
+                && !service["supervisor"].is_null()
+                && record["swap"].is_null()
+                && self.host.cgroups().len() == 1
+        })
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.host.opsrun(["stop", self.service]);
+        if !std::thread::panicking() {
+            until("nothing is left", || self.host.left_over().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_supervisor_that_is_killed_at_any_moment_of_a_swap_costs_no_request() {
+    let (kills, clients) =
+        (number("OPSRUN_TEST_KILLS", KILLS), number("OPSRUN_TEST_CLIENTS", CLIENTS as u64));
+    let it = Served::begin();
+    let load = Load::begin(&Asking::port(it.port, usize::try_from(clients).expect("clients")));
+    // How long one takes here, so that the moments are all over it.
+    it.next_answers("second", false);
+    let began = Instant::now();
+    support::done(it.swap("2")).succeeds();
+    let swap_us = u64::try_from(began.elapsed().as_micros()).expect("a short time");
+    let (mut word, mut random) = ("second".to_owned(), 20_150_430_u64);
+    let mut outcomes = BTreeMap::<String, u32>::new();
+    for number in 0..kills {
+        // xorshift64, for moments that are the same the next time.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let service = it.settled();
+        let supervisor = i32::try_from(service["supervisor"].as_i64().expect("a supervisor")).expect("a pid");
+        let next = if service["release"] == "1" { "2" } else { "1" };
+        let (new, fails) = (format!("word-{number}"), random.is_multiple_of(4));
+        it.next_answers(&new, fails);
+        let swap = it.swap(next);
+        let swap = std::thread::spawn(|| support::done(swap));
+        // The moment is what is tried here, not what is waited for.
+        std::thread::sleep(Duration::from_micros(random / 4 % (swap_us + swap_us / 10)));
+        let _ = kill(Pid::from_raw(supervisor), Signal::SIGKILL);
+        let done = swap.join().expect("the swap");
+        let serves = it.settled();
+        let swapped = serves["release"] == next;
+        let right: &[i32] = if swapped { &[0] } else { &[1, 3] };
+        assert!(right.contains(&done.status), "kill {number}: {serves} {done}");
+        assert!(!(fails && swapped), "kill {number}: {serves} {done}");
+        assert!(!done.stderr.contains("is stopped before"), "it was not steered: {done}");
+        if swapped {
+            word = new;
+        }
+        assert_eq!(get(it.port, "/").as_deref().map(str::trim), Some(word.as_str()), "kill {number}: {done}");
+        *outcomes.entry(format!("{} {}", if fails { "bad" } else { "good" }, done.status)).or_default() += 1;
+    }
+    let seen = load.end();
+    println!(
+        "{}: {kills} kills, {clients} clients, outcomes {outcomes:?}, {} requests, failed {:?} {:?}, slowest {} ms",
+        it.server,
+        seen.requests,
+        seen.failed,
+        seen.told,
+        seen.slowest.as_millis()
+    );
+    seen.lost_nothing();
+}
+
+/// The kernel tells of a call once.
+#[test]
+fn a_bind_that_a_supervisor_has_died_over_is_answered_by_the_next_one() {
+    let (host, port) = Host::with_busybox();
+    let later = free_port();
+    // A second port is bound long after the service is healthy, and nothing else goes on then that could count.
+    let shell = format!(
+        "(until test -e /var/lib/busybox/go; do sleep 0.1; done; exec httpd -f -p 127.0.0.1:{later} -h /www) &"
+    );
+    host.configure_busybox(port, &shell);
+    host.write(
+        "etc/opsrun/busybox.toml",
+        &format!(
+            "ports = [{port}, {later}]\nhealth = {{ check = \"http\", path = \"/\", interval = \"10m\" }}\n"
+        ),
+    );
+    let (go, armed) = (host.path("opt/busybox/lib/go"), host.path("armed"));
+    for number in 1.. {
+        let mut start = host.command();
+        start.args(["start", "busybox:1"]);
+        start.env("OPSRUN_TEST_CRASH", format!("supervise:{number}:{}", armed.display()));
+        support::done(start).succeeds();
+        let before = host.service("busybox");
+        std::fs::write(&armed, "").expect("armed");
+        std::fs::write(&go, "").expect("go");
+        until(&format!("the second port is served, death {number}"), || {
+            get(later, "/").as_deref() == Some("up\n")
+        });
+        let survived = std::fs::remove_file(&armed).is_ok();
+        let after =
+            host.service_until("busybox", "it is supervised", |service| !service["supervisor"].is_null());
+        assert_eq!(after["process"], before["process"], "death {number}");
+        assert_eq!(after["supervisor"] == before["supervisor"], survived, "death {number}");
+        std::fs::remove_file(&go).expect("for the next time");
+        host.opsrun(["stop", "busybox"]).succeeds();
+        if survived {
+            println!("the supervisor died at each of {} moments of a bind", number - 1);
+            assert!(number > 3, "it did not die in the middle of a bind");
+            break;
+        }
+    }
+    until("nothing is left", || host.left_over().is_empty());
+}
