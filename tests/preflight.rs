@@ -108,6 +108,20 @@ impl Service {
         text.lines().map(line).collect::<Vec<_>>().join("\n")
     }
 
+    /// A message without what is another one each time.
+    fn without_numbers(&self, text: &str) -> String {
+        let text = text.replace(&self.host.root.path().display().to_string(), "ROOT");
+        let mut shown = String::new();
+        for character in text.chars() {
+            match character {
+                '0'..='9' if shown.ends_with('N') => {}
+                '0'..='9' => shown.push('N'),
+                other => shown.push(other),
+            }
+        }
+        shown.replace("N.N", "N").replace("KiB", "MiB").replace("bytes", "MiB")
+    }
+
     fn release(&self) -> Value {
         self.host.service("busybox")["release"].clone()
     }
@@ -356,9 +370,45 @@ fn a_disk_without_room_for_the_generation_is_refused() {
     assert_eq!(it.finding("disk")["verdict"], "ok");
     std::fs::write(format!("{folder}/full"), vec![1; 2_500_000]).expect("fill");
     let before = it.host.service("busybox");
-    it.host.opsrun(["swap", "busybox", "epoxy"]).fails(1, &["refused: disk: a generation takes ", "df -h"]);
+    let done = it.host.opsrun(["swap", "busybox", "epoxy"]);
+    done.fails(1, &["refused: disk: a generation takes ", "df -h"]);
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!("no_disk", it.without_numbers(&done.stderr));
+    });
     assert_eq!(it.host.service("busybox")["process"], before["process"]);
     it.host.opsrun(["stop", "busybox"]).succeeds();
+}
+
+/// For the command alone the host says that it has none left.
+#[test]
+fn a_host_without_memory_for_another_generation_is_refused() {
+    let it = Service::begin("");
+    let before = it.host.service("busybox");
+    let line = |line: &str| match line.split_once(':') {
+        Some((name @ ("MemAvailable" | "MemFree" | "SwapFree"), _)) => format!("{name}: 0 kB\n"),
+        _ => format!("{line}\n"),
+    };
+    let meminfo = std::fs::read_to_string("/proc/meminfo").expect("what it says");
+    it.host.write("meminfo", &meminfo.lines().map(line).collect::<String>());
+    let swap = |more: &[&str]| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /proc/meminfo && exec \"$@\""]);
+        command.arg(it.host.path("meminfo")).arg(support::program());
+        command.args(["swap", "busybox", "epoxy", "--soak", "200ms"]).args(more);
+        command.env("OPSRUN_ROOT", it.host.root.path());
+        support::done(command)
+    };
+    let plan = swap(&["--plan"]);
+    assert!(plan.status == 1 && plan.stdout.contains("REFUSED  memory"), "{plan}");
+    let done = swap(&[]);
+    done.fails(1, &["refused: memory: beside zed, which uses ", "opsrun stats busybox"]);
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!("no_memory", it.without_numbers(&done.stderr));
+    });
+    it.is_as(&before);
+    // Where the old one goes first it leaves its memory to the new one.
+    swap(&["--stop-first"]).succeeds();
+    assert_eq!(it.release(), "epoxy");
 }
 
 struct Unmount(String);

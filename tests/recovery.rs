@@ -81,6 +81,11 @@ impl Living {
 
     /// Kills the supervisor so often, each time at another moment of its life; the last one.
     fn kill_supervisors(&self, times: u32) -> i32 {
+        self.kill_supervisors_and(times, || ())
+    }
+
+    /// The same, with something else in between each third time.
+    fn kill_supervisors_and(&self, times: u32, also: impl Fn()) -> i32 {
         let mut supervisor = self.supervisor();
         for time in 0..times {
             kill(supervisor);
@@ -89,6 +94,9 @@ impl Living {
             let lives = Duration::from_millis(if time % 4 == 3 { 1050 } else { u64::from(time * 37 % 150) });
             let since = Instant::now();
             until("it has lived for so long", || since.elapsed() >= lives);
+            if time % 3 == 2 {
+                also();
+            }
         }
         supervisor
     }
@@ -149,6 +157,15 @@ const COUNTS: &str = "(i=0; while :; do i=$((i+1)); echo \"o $i\"; echo \"e $i\"
 
 #[test]
 fn no_line_is_lost_doubled_or_torn_while_supervisors_are_killed() {
+    no_line_is_lost(kills(20), false);
+}
+
+#[test]
+fn nor_while_they_become_other_programs_in_between() {
+    no_line_is_lost(kills(9), true);
+}
+
+fn no_line_is_lost(times: u32, become_others: bool) {
     let (host, port) = Host::with_busybox();
     host.configure_busybox(port, COUNTS);
     // All that is ever written is kept, so that it can be looked at from the first line on.
@@ -160,8 +177,11 @@ fn no_line_is_lost_doubled_or_torn_while_supervisors_are_killed() {
     host.opsrun(["start", "busybox:1"]).succeeds();
     let container = number(&host.service("busybox"), "process");
     let it = Living { host, port, container };
-    let times = kills(30);
-    it.kill_supervisors(times);
+    it.kill_supervisors_and(times, || {
+        if become_others {
+            it.host.opsrun(["reexec", "busybox"]).succeeds();
+        }
+    });
     it.never_noticed();
     it.host.opsrun(["stop", "busybox"]).succeeds();
     let lines = output(&it.host);
