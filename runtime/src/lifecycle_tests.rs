@@ -284,6 +284,25 @@ fn a_parked_container_waits_until_it_is_released() {
 }
 
 #[test]
+fn a_start_may_wait_for_another_generations_end_for_as_long_as_that_takes() {
+    let started = [Event::Start, Event::Created, Event::Executed];
+    let (_, actions) = on_trial(&[&started[..], &[Event::Wait]].concat());
+    assert_eq!(actions, [Action::NoProbe, Action::Deadline(None)]);
+    let late = Event::Probed(Err("refused".into()));
+    assert_eq!(on_trial(&[&started[..], &[Event::Wait, late]].concat()).1, []);
+    let (life, actions) = on_trial(&[&started[..], &[Event::Wait, Event::Release]].concat());
+    // All of its time begins here.
+    assert_eq!(actions, [Action::Deadline(Some(4_000 + 2_000)), Action::Probe(0)]);
+    let (_, actions) = life.step(Event::Probed(Ok(())), 5_000);
+    assert!(actions.contains(&Action::Report(Outcome::Healthy)), "{actions:?}");
+    // That it was executed may be heard of only afterwards.
+    let (_, actions) = on_trial(&[Event::Start, Event::Created, Event::Wait, Event::Executed]);
+    assert_eq!(actions, []);
+    let (_, actions) = on_trial(&[&started[..], &[Event::Wait, Event::Exited(7)]].concat());
+    assert!(matches!(actions.last(), Some(Action::Report(Outcome::StartFailed(_)))), "{actions:?}");
+}
+
+#[test]
 fn on_trial_nothing_is_forgiven_and_nothing_cleared_until_it_is_accepted() {
     let healthy = [Event::Park, Event::Created, Event::Release, Event::Executed, Event::Probed(Ok(()))];
     let ill = Event::Probed(Err("answered 500".into()));
