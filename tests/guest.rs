@@ -129,6 +129,16 @@ fn what_supervisors_of_systemd_252_die_of_costs_no_line_and_no_stop() {
     deaths_under("bookworm");
 }
 
+/// Swaps of each server; `OPSRUN_TEST_SWAPS` says otherwise, `OPSRUN_TEST_SERVERS` of which, with blanks in between.
+#[test]
+fn servers_that_nobody_prepared_follow_one_another_without_a_lost_request() {
+    let swaps = std::env::var("OPSRUN_TEST_SWAPS").unwrap_or_else(|_| "1".to_owned());
+    let servers = std::env::var("OPSRUN_TEST_SERVERS").unwrap_or_else(|_| "gunicorn uwsgi".to_owned());
+    let arguments: Vec<&str> = std::iter::once(swaps.as_str()).chain(servers.split(' ')).collect();
+    Guest::new(&["--debian", "trixie", "--timeout", "1500"], &["servers-1.tar"])
+        .run("steered.sh", &arguments);
+}
+
 #[test]
 fn a_host_with_busybox_and_the_program_is_enough() {
     Guest::new(&["--minimal"], &["busybox-1.tar"]).run("minimal.sh", &[]);
