@@ -3,6 +3,7 @@
 mod support;
 
 use serde_json::Value;
+use support::server::{Act, Answer, Server};
 use support::{Host, get, until};
 
 /// A service that answers with its configuration's word, and as badly as its configuration says.
@@ -178,4 +179,28 @@ fn a_swap_that_is_stopped_in_the_middle_leaves_the_service_stopped() {
     assert!(!swap.wait().expect("wait").success());
     assert_eq!(it.host.service("busybox")["state"], "stopped");
     assert!(it.host.cgroups().is_empty());
+}
+
+#[test]
+fn one_late_answer_right_after_is_not_an_outage() {
+    let host = Host::new();
+    let archive = support::image("busybox-1.tar").display().to_string();
+    for release in ["busybox:1", "busybox:2"] {
+        host.opsrun(["load", "--tag", release, &archive]).succeeds();
+    }
+    // The first start, the candidate, and then what the command asks by itself.
+    let answers = Server::new(|_, nth| Act::Whole(Answer::new(if nth == 2 { 503 } else { 200 }, "")));
+    host.opsrun(["config", "init", "busybox", "--from", "1"]).succeeds();
+    let settings = format!(
+        "health = {{ check = \"http\", port = {}, path = \"/\", interval = \"10m\" }}\n",
+        answers.port
+    );
+    host.write("etc/opsrun/busybox.toml", &settings);
+    let configuration = format!("listen=127.0.0.1:{}\n", support::free_port());
+    host.write("opt/busybox/conf/busybox.conf", &configuration);
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    host.opsrun(["swap", "busybox", "2", "--soak", "0s"]).succeeds();
+    assert_eq!(answers.asked().len(), 4, "the probes");
+    host.opsrun(["stop", "busybox"]).succeeds();
+    until("nothing is left", || host.left_over().is_empty());
 }

@@ -51,8 +51,9 @@ fn program_is_replaced(pid: i32) -> Option<bool> {
     Some(file(Path::new(path)).is_ok_and(|there| there != runs))
 }
 
-/// Probes the active generation once, from outside its supervisor: what is said of it is seen, not believed. Why not,
-/// when it is not well.
+/// Probes the active generation from outside its supervisor: what is said of it is seen, not believed. Why not, when it is
+/// not well; as for its supervisor, that is only so when as many probes in a row have failed as its health check says: one may
+/// be late where clients ask more than it can answer.
 ///
 /// # Errors
 /// [`Error::NotRunning`] when nothing of it runs; those of [`Record::read`] and when its bundle cannot be read.
@@ -65,7 +66,15 @@ pub fn probe(folders: &ServiceFolders) -> Result<Result<(), String>, Error> {
     if let Probe::Runs { .. } = definition.health.probe {
         return Ok(Ok(()));
     }
-    Prober::new(definition.health, &bundle, &folders.run, Path::new(&process.cgroup))
-        .probe_and_wait()
-        .map_err(|error| Error::Io { doing: "probe the service", source: error })
+    let tries = definition.health.retries.max(1);
+    let mut prober = Prober::new(definition.health, &bundle, &folders.run, Path::new(&process.cgroup));
+    let mut verdict = Ok(());
+    for _ in 0..tries {
+        let probed = prober.probe_and_wait();
+        verdict = probed.map_err(|error| Error::Io { doing: "probe the service", source: error })?;
+        if verdict.is_ok() {
+            break;
+        }
+    }
+    Ok(verdict)
 }
