@@ -16,6 +16,8 @@ use crate::{limits, systemd};
 
 /// Where cgroups are mounted.
 pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
+/// Where hybrid hosts have the v2 hierarchy.
+pub(crate) const BESIDE: &str = "/sys/fs/cgroup/unified";
 /// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
 const CGROUP2_MAGIC: u32 = 0x6367_7270;
 /// How often a cgroup is tried to be made while others remove its parent.
@@ -44,7 +46,7 @@ pub(crate) struct Cgroup<'a> {
 impl Hierarchy {
     /// Opens it where the host has it mounted; mounts it for this process alone where the host has not.
     pub(crate) fn open() -> io::Result<Self> {
-        for folder in [MOUNT, "/sys/fs/cgroup/unified"] {
+        for folder in [MOUNT, BESIDE] {
             if is_v2(Path::new(folder)) {
                 let root =
                     openat(CWD, folder, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
