@@ -95,6 +95,8 @@ pub struct BundleRequest {
     /// Its limits: file of the control group (cgroup v2) and what is written to it. They go into
     /// `linux.resources.unified` as they are.
     pub limits: BTreeMap<String, String>,
+    /// Whether the bundle is gone when its container is: then it is not brought to disk.
+    pub fleeting: bool,
 }
 
 /// Which system calls a container may make.
@@ -149,6 +151,7 @@ impl BundleRequest {
             annotations: BTreeMap::new(),
             cgroup: cgroup.into(),
             limits: BTreeMap::new(),
+            fleeting: false,
         }
     }
 }
@@ -241,7 +244,7 @@ pub fn prepare(request: &BundleRequest) -> Result<Bundle> {
     workplace::make(&request.folder, &request.image, &view, &working_directory, &mounts)?;
     let mut value = serde_json::to_value(&spec).map_err(|error| failed(&request.folder, error.into()))?;
     sort_capabilities(&mut value);
-    made.write(&value)?;
+    made.write(&value, request.fleeting)?;
     made.keep();
     Ok(Bundle {
         folder: request.folder.clone(),
@@ -271,7 +274,7 @@ pub fn again(image: &Unpacked, folder: &Path, specification: &serde_json::Value)
     let made = Made::begin(folder)?;
     made.fill(image, &view)?;
     workplace::make(folder, image, &view, &working_directory.unwrap_or_else(|| "/".into()), &mounts)?;
-    made.write(specification)?;
+    made.write(specification, false)?;
     made.keep();
     Ok(())
 }
@@ -324,14 +327,18 @@ impl<'a> Made<'a> {
         fill().map_err(|error| failed(self.folder, error))
     }
 
-    fn write(&self, specification: &serde_json::Value) -> Result<()> {
+    fn write(&self, specification: &serde_json::Value, fleeting: bool) -> Result<()> {
         let write = || -> std::io::Result<()> {
+            // In one piece: written as it is made it is thousands of calls of the kernel.
+            let mut text = serde_json::to_vec_pretty(specification)?;
+            text.push(b'\n');
             // 0600: the environment may hold passwords.
             let path = self.folder.join("config.json");
             let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-            serde_json::to_writer_pretty(&mut file, specification)?;
-            std::io::Write::write_all(&mut file, b"\n")?;
-            rustix::fs::syncfs(&file)?;
+            std::io::Write::write_all(&mut file, &text)?;
+            if !fleeting {
+                rustix::fs::syncfs(&file)?;
+            }
             Ok(())
         };
         write().map_err(|error| failed(self.folder, error))

@@ -194,6 +194,8 @@ pub(crate) fn one_shot_request(
     Ok(BundleRequest {
         annotations: annotations(said, wishes, []),
         limits: limits_in_files(&said.limits(wishes))?,
+        // After a power cut the next one-shot sweeps it away, whatever is left of it.
+        fleeting: true,
         ..request(image, &place.bundle(), place.cgroup(), &place.host_files(), said, wishes)?
     })
 }
