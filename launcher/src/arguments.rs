@@ -137,6 +137,16 @@ pub(crate) enum Command {
             \n  opsrun swap keystone juno --canary 10% --for 5m\n  opsrun swap keystone juno --config ./keystone-juno"
     )]
     Swap(Swap),
+    /// Swap a service while clients ask it, and say what they saw
+    #[command(
+        long_about = "Swap a service while clients ask it all the time, and say what they saw: how many requests, how many of \
+            them failed and how, the slowest, and the longest time without an answer. It is a swap like any other, with its \
+            exit status; what it takes besides goes behind `--`.",
+        after_help = "Examples:\
+            \n  opsrun bench-swap keystone juno\
+            \n  opsrun bench-swap keystone juno --clients 64 --keep-alive --path /v3 -- --soak 5s"
+    )]
+    BenchSwap(BenchSwap),
     /// Put an earlier generation in place of the one that runs, with its image, limits and configuration
     #[command(
         long_about = "Put an earlier generation in place of the one that runs: the one that served before it, or the one with \
@@ -446,6 +456,30 @@ pub(crate) struct Swap {
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub terms: Terms,
+}
+
+/// `bench-swap`
+#[derive(Debug, Args)]
+pub(crate) struct BenchSwap {
+    /// The service
+    pub service: ServiceName,
+    /// The release to run: the image's tag
+    pub release: String,
+    /// How many clients ask at the same time
+    #[arg(long, value_name = "NUMBER", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub clients: u16,
+    /// What they ask for [default: what the health check does, or /]
+    #[arg(long)]
+    pub path: Option<String>,
+    /// Have each use one connection as long as it lasts, instead of another one for each request
+    #[arg(long)]
+    pub keep_alive: bool,
+    /// As JSON, in a form that does not change
+    #[arg(long)]
+    pub json: bool,
+    /// Options of `opsrun swap`
+    #[arg(last = true, value_name = "OPTION OF SWAP")]
+    pub swap_options: Vec<String>,
 }
 
 /// `rollback`

@@ -123,6 +123,18 @@ pub(crate) enum Error {
         /// Those that are kept.
         have: Vec<u32>,
     },
+    /// A service that listens nowhere.
+    #[error("{service} has no port that clients could ask")]
+    NothingToAsk {
+        /// The service.
+        service: String,
+    },
+    /// What was typed for `swap` is not understood.
+    #[error("these options of swap make no sense: {reason}")]
+    SwapOptions {
+        /// Why.
+        reason: String,
+    },
     /// Nothing served before what serves.
     #[error("nothing of {service} served before generation {active}")]
     NothingBefore {

@@ -63,6 +63,8 @@ pub(crate) fn hint(error: &Error) -> Option<String> {
             Some("say where it sees one: conf = \"/etc/…\" under [folders] in its settings".into())
         }
         Error::NotAFolder { .. } => None,
+        Error::NothingToAsk { service } => Some(format!("name one: `ports` in /etc/opsrun/{service}.toml")),
+        Error::SwapOptions { .. } => Some("opsrun swap --help".into()),
         Error::NothingBefore { service, .. } => Some(format!("opsrun history {service}")),
         Error::NoImage { pull: Some(pull), .. } => Some(format!("opsrun pull {pull}, or opsrun load FILE")),
         Error::NoImage { image, .. } => {

@@ -287,6 +287,41 @@ pub(crate) struct PastRun {
     pub end: Option<runtime::history::End>,
 }
 
+/// `bench-swap --json`.
+#[derive(Debug, Serialize)]
+pub(crate) struct MeasuredSwap {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The service.
+    pub service: String,
+    /// The release it was swapped for.
+    pub release: String,
+    /// Where it was asked.
+    pub address: String,
+    /// What for.
+    pub path: String,
+    /// By how many at the same time.
+    pub clients: u16,
+    /// Whether each used a connection for more than one request.
+    pub keep_alive: bool,
+    /// How many requests there were.
+    pub requests: u64,
+    /// How many of them failed, by what was seen: `refused`, `reset`, `closed`, `late`, `broken off`, `no HTTP`, …
+    pub failed: std::collections::BTreeMap<String, u64>,
+    /// How many were sent a second time, since the connection had been closed while idle.
+    pub sent_again: u64,
+    /// How long the one in the middle took.
+    pub median_us: Option<u64>,
+    /// How long the slowest took.
+    pub slowest_ms: Option<u64>,
+    /// The longest time in which no request was answered.
+    pub gap_ms: u64,
+    /// How long the swap took, soak included.
+    pub swap_ms: u64,
+    /// The swap's exit status.
+    pub exit: u8,
+}
+
 /// `stats --json`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Stats {

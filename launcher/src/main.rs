@@ -4,6 +4,7 @@
 mod access;
 mod arguments;
 mod catalogue;
+mod clients;
 mod commands;
 mod configuration;
 mod definition;
@@ -26,6 +27,7 @@ mod preflight;
 mod prepare;
 mod print;
 mod put_back;
+mod quick;
 mod registries;
 mod release;
 mod remake;
@@ -58,8 +60,15 @@ fn main() -> ExitCode {
     if let Some(status) = keep() {
         return Exit::of_command(status).into();
     }
-    let command = match Arguments::try_parse() {
-        Ok(arguments) => arguments.command,
+    if quick::asks_for_version() {
+        return match print::data(&format!("opsrun {}", env!("CARGO_PKG_VERSION"))) {
+            Err(error) if !error.is_closed_output() => error.exit().into(),
+            _ => Exit::Done.into(),
+        };
+    }
+    let parsed = quick::command().map_or_else(|| Arguments::try_parse().map(|parsed| parsed.command), Ok);
+    let command = match parsed {
+        Ok(command) => command,
         Err(error) => {
             print::usage(&error, &typed_command());
             // Help and version are "errors" as well, which clap gives the status 0.
@@ -108,6 +117,7 @@ fn perform(command: Command) -> Result<Exit, Error> {
         Command::Stats(arguments) => commands::stats::stats(&layout, &arguments),
         Command::Update(arguments) => commands::update::update(&layout, arguments),
         Command::Swap(arguments) => commands::swap::swap(&layout, arguments),
+        Command::BenchSwap(arguments) => commands::bench_swap::bench_swap(&layout, arguments),
         Command::Rollback(arguments) => commands::rollback::rollback(&layout, arguments),
         Command::Restart(arguments) => commands::restart::restart(&layout, arguments),
         Command::Rm(arguments) => commands::rm::rm(&layout, arguments),

@@ -51,6 +51,14 @@ fn program_is_replaced(pid: i32) -> Option<bool> {
     Some(file(Path::new(path)).is_ok_and(|there| there != runs))
 }
 
+/// The rules of the active generation.
+///
+/// # Errors
+/// When its bundle cannot be read, or has none.
+pub fn definition(folders: &ServiceFolders, record: &Record) -> Result<Definition, Error> {
+    Definition::of(&container::read_spec(&folders.generation(record.generation))?)
+}
+
 /// Probes the active generation from outside its supervisor: what is said of it is seen, not believed. Why not, when it is
 /// not well; as for its supervisor, that is only so when as many probes in a row have failed as its health check says: one may
 /// be late where clients ask more than it can answer.

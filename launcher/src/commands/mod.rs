@@ -1,6 +1,7 @@
 //! One file for each command: it looks up, has things done in their order, and has the outcome said.
 //! None of them prints by itself, and none knows libcontainer or layers.
 
+pub(crate) mod bench_swap;
 pub(crate) mod boot;
 pub(crate) mod commit;
 pub(crate) mod config_init;

@@ -8,12 +8,42 @@ use runtime::client::Swapped;
 use runtime::record::Way;
 use runtime::swap::{Canary, Step};
 
+use crate::listing::MeasuredSwap;
 use crate::print::amount::{bytes, span};
 
 /// `start` and `restart`.
 pub(crate) fn healthy(service: &str, release: &str, generation: u32, process: i32, took_ms: u64) -> String {
     let took = seconds(took_ms);
     format!("{service} {release} is healthy (generation {generation}, process {process}, {took})")
+}
+
+/// `bench-swap`.
+pub(crate) fn measured_swap(measured: &MeasuredSwap) -> String {
+    let MeasuredSwap { clients, address, path, requests, gap_ms, swap_ms, .. } = measured;
+    let how = if measured.keep_alive { "a connection each" } else { "a connection for each request" };
+    let failed = match measured.failed.values().sum::<u64>() {
+        0 => "0".to_owned(),
+        all => {
+            let kinds: Vec<_> =
+                measured.failed.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+            format!("{all}: {}", kinds.join(", "))
+        }
+    };
+    let again = match measured.sent_again {
+        0 => String::new(),
+        count => format!("sent again  {count}, on connections that were closed while idle\n"),
+    };
+    let slowest = measured.slowest_ms.map_or("-".to_owned(), |ms| format!("{ms} ms"));
+    let median = measured.median_us.map_or("-".to_owned(), |us| format!("{:.1} ms", us as f64 / 1000.0));
+    format!(
+        "requests    {requests} for http://{address}{path}, by {clients} clients with {how}\n\
+         failed      {failed}\n\
+         {again}\
+         slowest     {slowest}, half of them within {median}\n\
+         gap         {gap_ms} ms at most without an answer\n\
+         swap        {}\n",
+        seconds(*swap_ms)
+    )
 }
 
 /// `reexec`.

@@ -1,0 +1,246 @@
+# Sourced by the benches that run containers: opsrun and its peers with one small image each, what each of them needs to
+# run here, and the table.
+# shellcheck shell=sh disable=SC2034,SC2154 # what the benches set, and what they use
+#
+# A bench sets `runs` (rounds) and, in `figure`, measures; the rows are in `rows`, opsrun's first, and each has its samples
+# in $work/ROW.us, or, where it cannot be had on this host, the reason in $work/ROW.why.
+. scripts/bench.d/shared.sh
+
+# bench NAME [OPTION...]: all of a bench but its figure.
+bench() {
+    name=$1 form=table small=
+    shift
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --runs) [ $# -gt 1 ] || usage; runs=$2; shift ;;
+        --json) form=json ;;
+        --small) small=yes ;;
+        *) usage ;;
+        esac
+        shift
+    done
+    [ -z "$small" ] || runs=1
+    case $runs in '' | *[!0-9]* | 0) usage ;; esac
+    need_root
+    { begin; figure; } >&2
+    "$form"
+}
+
+usage() { echo "usage: scripts/bench $name [--runs N] [--small] [--json]" >&2; exit 2; }
+
+# Several benches in a row share what `all` has prepared.
+begin() {
+    if [ -n "${BENCH_WORK:-}" ]; then
+        work=$BENCH_WORK
+        trap 'end_services' EXIT
+        rm -f "$work"/*.us "$work"/*.why
+    else
+        need_packages buildah busybox-static ca-certificates conmon crun docker.io gcc jq libc6-dev mmdebstrap musl-tools \
+            netavark podman procps python3-minimal runc skopeo util-linux
+        [ ! -d /run/systemd/system ] || need_packages systemd-container
+        need_opsrun
+        make_work
+        # The script's, whoever is called by it.
+        export OPSRUN
+        prepare_peers
+    fi
+    export OPSRUN_ROOT="$work/opsrun"
+    view=
+    [ ! -x "$work/view" ] || view=$work/view
+    say "$name: load average $(cut -d ' ' -f 1-3 /proc/loadavg)"
+}
+
+clear_up() {
+    end_services
+    [ ! -e "$work/docker.pid" ] || stop_docker
+    podman_ runc rm --all --force > /dev/null 2>&1 || true
+    umount "$work/podman/overlay" "$work/docker-run/netns/default" 2> /dev/null || true
+}
+
+end_services() {
+    [ ! -d "$work/opsrun/var/lib/opsrun/services" ] || for service in $(OPSRUN_ROOT=$work/opsrun "$OPSRUN" ps --quiet); do
+        OPSRUN_ROOT=$work/opsrun "$OPSRUN" rm --force "$service" > /dev/null 2>&1 || true
+    done
+}
+
+# --- the peers ---
+
+prepare_peers() {
+    archive=$(scripts/image busybox 1)
+    OPSRUN_ROOT=$work/opsrun "$OPSRUN" load "$archive" > /dev/null
+    podman_ runc load --quiet --input "$archive" > /dev/null
+    make_view
+    make_bundle
+    start_docker
+}
+
+# On a host whose cgroups are not v2 alone crun refuses to work: then it gets a view of the host in which they are.
+make_view() {
+    [ "$(stat --file-system --format %T /sys/fs/cgroup)" != cgroup2fs ] || return 0
+    cat > "$work/view" << 'END'
+#!/bin/sh
+exec unshare --mount sh -c 'mount --make-rprivate / && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec "$@"' view "$@"
+END
+    chmod +x "$work/view"
+}
+
+# A bundle for runc and crun: as opsrun writes it for the same image, with Docker's seccomp profile, and the root file
+# system a plain folder that is there already.
+make_bundle() {
+    mkdir -p "$work/bundle/rootfs" "$work/opsrun/etc/opsrun"
+    for layer in "$work"/opsrun/var/lib/opsrun/store/images/sha256/*/image.json; do
+        for digest in $(jq -r '.layers[]' "$layer" | cut -d : -f 2); do
+            cp -a "$work/opsrun/var/lib/opsrun/store/layers/sha256/$digest/root/." "$work/bundle/rootfs/"
+        done
+    done
+    opsrun_service model
+    start_service model
+    # Device rules are left out: to make them, crun 1.8 raises a limit that not every root may raise.
+    jq 'del(.annotations, .linux.cgroupsPath, .linux.resources) | .process.args = ["/bin/true"]
+        | .mounts |= map(select(.type != "bind"))' \
+        "$work/opsrun/var/lib/opsrun/services/model/generations/1/config.json" > "$work/bundle/config.json"
+    OPSRUN_ROOT=$work/opsrun "$OPSRUN" rm --force model > /dev/null
+    mkdir "$work/sleeping"
+    ln -s "$work/bundle/rootfs" "$work/sleeping/rootfs"
+    jq --arg root "$work/bundle/rootfs" '.process.args = ["/bin/sleep", "1000000"] | .root.path = $root' \
+        "$work/bundle/config.json" > "$work/sleeping/config.json"
+}
+
+# opsrun_service NAME [PORT]: the file of a service that sleeps, or that serves a page on a port and is asked for it each second.
+opsrun_service() {
+    mkdir -p "$work/opsrun/etc/opsrun" "$work/opsrun/opt/$1/conf"
+    cp "$work/bundle/rootfs/etc/busybox/busybox.conf" "$work/opsrun/opt/$1/conf/"
+    if [ -n "${2:-}" ]; then
+        cat > "$work/opsrun/etc/opsrun/$1.toml" << END
+image = "busybox"
+command = ["httpd", "-f", "-p", "127.0.0.1:$2", "-h", "/www"]
+ports = [$2]
+health = { check = "http", path = "/", interval = "1s" }
+stop = { grace = "1s" }
+END
+    else
+        cat > "$work/opsrun/etc/opsrun/$1.toml" << END
+image = "busybox"
+command = ["sleep", "1000000"]
+health = { check = "runs", runs_for = "1ms" }
+stop = { grace = "1s" }
+END
+    fi
+}
+
+start_service() {
+    OPSRUN_ROOT=$work/opsrun "$OPSRUN" start "$1" > "$work/log" 2>&1 || { cat "$work/log" >&2; die "opsrun start $1 failed"; }
+}
+
+# Limits that even a root without CAP_SYS_RESOURCE may set; podman would raise them.
+podman_() {
+    runtime=$1
+    shift
+    podman --root "$work/podman" --runroot "$work/podman-run" --storage-driver overlay --cgroup-manager cgroupfs \
+        --runtime "$runtime" "$@"
+}
+podman_limits="--network host --ulimit nofile=1000:1000 --ulimit nproc=1000:1000"
+
+# A daemon of its own, with nothing of the host's: it changes no rules of the network, and has no socket of anybody's.
+start_docker() {
+    dockerd --data-root "$work/docker" --exec-root "$work/docker-run" --pidfile "$work/docker.pid" \
+        --host "unix://$work/docker.sock" --iptables=false --ip6tables=false --bridge=none > "$work/dockerd.log" 2>&1 &
+    tries=0
+    until docker_ version > /dev/null 2>&1; do
+        tries=$((tries + 1))
+        if [ "$tries" -ge 150 ]; then
+            grep -v level=info "$work/dockerd.log" | tail -n 1 > "$work/docker-is-not-here"
+            rm -f "$work/docker.pid"
+            return 0
+        fi
+        sleep 0.2
+    done
+    skopeo copy --quiet "oci-archive:$archive" "docker-archive:$work/image.tar:busybox:1"
+    docker_ load --quiet --input "$work/image.tar" > /dev/null
+}
+
+docker_() { docker --host "unix://$work/docker.sock" "$@"; }
+
+stop_docker() {
+    docker_ ps --all --quiet | while read -r container; do docker_ rm --force "$container" > /dev/null; done
+    daemon=$(cat "$work/docker.pid")
+    kill "$daemon" 2> /dev/null || true
+    while [ -e "/proc/$daemon" ]; do sleep 0.1; done
+}
+
+# --- the rows ---
+
+title_of() {
+    case $1 in
+    opsrun) echo "opsrun" ;;
+    opsrun-*) echo "opsrun, ${1#opsrun-}" ;;
+    podman-runc) echo "podman with runc" ;;
+    podman-crun) echo "podman with crun" ;;
+    podman) echo "podman" ;;
+    docker) echo "docker" ;;
+    runc) echo "runc, a ready bundle" ;;
+    crun) echo "crun, a ready bundle" ;;
+    nspawn) echo "systemd-nspawn" ;;
+    *) echo "$1" ;;
+    esac
+}
+
+# try ROW COMMAND...: whether the command works here; otherwise the row says why not.
+try() {
+    row=$1
+    shift
+    if "$@" > "$work/log" 2>&1; then return 0; fi
+    { grep -v '^$' "$work/log" || echo "it failed without a word"; } | tail -n 1 | cut -c 1-160 > "$work/$row.why"
+    return 1
+}
+
+# sample ROW COUNT COMMAND...: one sample, the mean of so many in a row; crun's in the view that it needs.
+sample() {
+    row=$1 count=$2
+    shift 2
+    [ ! -e "$work/$row.why" ] || return 0
+    [ -z "$small" ] || count=1
+    in_view=
+    [ "$row" != crun ] || in_view=$view
+    # shellcheck disable=SC2086 # nothing, or one word
+    $in_view sh scripts/bench.d/repeat.sh "$count" "$work/log" "$@" >> "$work/$row.us" ||
+        { cat "$work/log" >&2; die "$(title_of "$row") failed"; }
+}
+
+table() {
+    printf '%s\n%-28s  %10s  %24s  %6s\n' "$heading" "" MEDIAN "LEAST TO MOST" RATIO
+    for row in $rows; do
+        if [ -e "$work/$row.why" ]; then
+            printf '%-28s  not on this host: %s\n' "$(title_of "$row")" "$(cat "$work/$row.why")"
+            continue
+        fi
+        [ -e "$work/$row.us" ] || continue
+        range=$(sort -n "$work/$row.us" | awk -v unit="$unit" 'NR == 1 { least = $1 } { most = $1 }
+            END { printf "%.2f to %.2f %s", least / 1000, most / 1000, unit }')
+        printf '%-28s  %10s  %24s  %6s\n' "$(title_of "$row")" \
+            "$(median "$work/$row.us" | awk -v unit="$unit" '{ printf "%.2f %s", $1 / 1000, unit }')" "$range" "$(ratio "$row")"
+    done
+    echo
+}
+
+# ratio ROW: opsrun's by the row's; of opsrun's other rows there is none.
+ratio() {
+    case $1 in opsrun*) return 0 ;; esac
+    awk -v ours="$(median "$work/${rows%% *}.us")" -v theirs="$(median "$work/$1.us")" \
+        'BEGIN { if (theirs > 0) printf "%.3f", ours / theirs }'
+}
+
+# One object; values are thousandths of the unit.
+json() {
+    for row in $rows; do
+        if [ -e "$work/$row.why" ]; then
+            jq --null-input --arg tool "$(title_of "$row")" --rawfile why "$work/$row.why" \
+                '{$tool, not_here: ($why | rtrimstr("\n"))}'
+        elif [ -e "$work/$row.us" ]; then
+            jq --slurp --arg tool "$(title_of "$row")" --arg ratio "$(ratio "$row")" --arg median "$(median "$work/$row.us")" \
+                '{$tool, median: ($median | tonumber), least: min, most: max, ratio: ($ratio | tonumber? // null), all: .}' \
+                "$work/$row.us"
+        fi
+    done | jq --slurp --arg bench "$name" --arg unit "$unit/1000" --arg cpus "$(nproc)" --arg kernel "$(uname -r)" \
+        '{version: 1, $bench, $unit, cpus: ($cpus | tonumber), $kernel, rows: .}'
+}
