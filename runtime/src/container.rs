@@ -9,7 +9,6 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
-use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use oci_spec::runtime::Spec;
 
