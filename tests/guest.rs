@@ -115,7 +115,7 @@ fn opsrun_and_systemd_252_agree_whatever_is_done_to_a_service() {
 
 /// Supervisors that are killed under each systemd; `OPSRUN_TEST_KILLS` says otherwise.
 fn deaths_under(debian: &str) {
-    let kills = std::env::var("OPSRUN_TEST_KILLS").unwrap_or_else(|_| "3".to_owned());
+    let kills = std::env::var("OPSRUN_TEST_KILLS").unwrap_or_else(|_| "2".to_owned());
     Guest::new(&["--debian", debian, "--timeout", "900"], &["busybox-1.tar"]).run("deaths.sh", &[&kills]);
 }
 

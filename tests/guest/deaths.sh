@@ -51,8 +51,8 @@ number=0
 while [ "$number" -lt "$kills" ]; do
     number=$((number + 1))
     check "kill $number" kill_one
-    if [ $((number % 3)) = 0 ]; then check "and another program" becomes ./b; fi
-    if [ $((number % 6)) = 0 ]; then check "which is killed at once" kill_one; fi
+    if [ $((number % 2)) = 0 ]; then check "and another program" becomes ./b; fi
+    if [ $((number % 4)) = 0 ]; then check "which is killed at once" kill_one; fi
 done
 restarts() { opsrun inspect web | sed -n 's/^ *"restarts": \([0-9]*\),*$/\1/p' | head -n 1; }
 check "not one restart of the service" is "$(restarts)" 0
