@@ -45,6 +45,7 @@ pub(crate) fn perform() -> io::Result<Vec<Ability>> {
     let (near, far) = Channel::pair()?;
     let mut child = Command::new("/proc/self/exe")
         .arg0("opsrun")
+        .env_clear()
         .arg("self-test")
         .current_dir("/")
         .stdin(Stdio::from(far))
