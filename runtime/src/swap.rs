@@ -221,6 +221,11 @@ pub enum Step {
     Retiring,
     /// The candidate has failed, and the old generation serves: new connections go there.
     Withdrawing,
+    /// So many connections went with the candidate: those that it has not accepted, or not answered in time.
+    Cut {
+        /// How many.
+        connections: usize,
+    },
     /// The candidate has failed, and the old generation is started again.
     Returning,
 }
@@ -389,9 +394,10 @@ impl Swap {
                 actions.extend(self.accept());
                 actions
             }
-            (Stage::Withdrawing, Event::Drained { .. }) => {
+            (Stage::Withdrawing, Event::Drained { left }) => {
                 let failure = self.failure.take().unwrap_or_else(no_reason);
                 let mut actions = vec![Action::ClearCandidate];
+                actions.extend((left > 0).then_some(Action::Tell(Step::Cut { connections: left })));
                 actions.extend(self.end(Verdict::WentBack { failure, gap_ms: 0 }));
                 actions
             }
@@ -622,11 +628,12 @@ mod tests {
         assert_eq!(actions[..2], [Action::Uncommit, Action::TurnBack]);
         assert_eq!(actions.last(), Some(&Action::Drain { candidate: true }));
         assert!(!actions.contains(&Action::ClearCandidate));
-        let (_, actions) = swap.step(Event::Drained { left: 0 }, 9000);
-        assert_eq!(
-            actions,
-            [Action::ClearCandidate, Action::End(Verdict::WentBack { failure: broken(), gap_ms: 0 })]
-        );
+        let back = Action::End(Verdict::WentBack { failure: broken(), gap_ms: 0 });
+        let (_, actions) = swap.clone().step(Event::Drained { left: 0 }, 9000);
+        assert_eq!(actions, [Action::ClearCandidate, back.clone()]);
+        let (_, actions) = swap.step(Event::Drained { left: 3 }, 9000);
+        let cut = Action::Tell(Step::Cut { connections: 3 });
+        assert_eq!(actions, [Action::ClearCandidate, cut, back]);
     }
 
     fn canary() -> Canary {

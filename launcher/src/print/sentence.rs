@@ -295,6 +295,9 @@ pub(crate) fn swap_step(service: &str, wanted: &str, before: &str, step: Step) -
             let time = span(for_ms);
             format!("{service} {wanted} is healthy; {share} of new connections go to it for {time}")
         }
+        Step::Cut { connections } => {
+            format!("{connections} connections that {wanted} had not answered were lost with it")
+        }
         Step::Withdrawing => format!("{wanted} failed; {before} serves again"),
         Step::StoppingOld => format!("{service} {wanted} is ready to start; stopping {before}"),
         Step::Soaking { gap_ms, waited, soak_ms } => {

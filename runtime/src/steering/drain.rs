@@ -40,8 +40,12 @@ impl Drain {
         self.generation
     }
 
-    /// Looks once. What cannot be counted, since its container is gone, is not waited for.
+    /// Looks once. What nobody can accept any more is counted and not waited for; what cannot be counted, since its container
+    /// is gone, is nothing.
     pub(crate) fn look(&mut self, steering: &Steering, cgroup: Option<&Path>) -> Looked {
+        if cgroup.is_some_and(|cgroup| steering.is_deserted(self.generation, cgroup)) {
+            return Looked { left: steering.queued(self.generation).unwrap_or(0), done: true };
+        }
         let count = |cgroup| steering.remaining(self.generation, cgroup, &self.half_open).unwrap_or(0);
         self.found(cgroup.map_or(0, count))
     }

@@ -406,20 +406,30 @@ impl Steering {
         half_open: &HashSet<SocketAddr>,
     ) -> io::Result<usize> {
         let open = sockets::open_in(cgroup)?;
-        let listening: HashSet<u64> = self.of(generation).map(|it| it.inode).collect();
-        if open.is_disjoint(&listening) {
-            // Nobody is left who could accept a connection.
-            return Ok(0);
+        let mut count = self.queued(generation)?;
+        for port in self.ports(generation) {
+            if !half_open.is_empty() {
+                count += sockets::half_open(port)?.intersection(half_open).count();
+            }
+            count += sockets::connections(port)?.iter().filter(|it| open.contains(&it.inode)).count();
         }
+        Ok(count)
+    }
+
+    /// Whether no process of a generation is left that could accept a connection.
+    pub(crate) fn is_deserted(&self, generation: u32, cgroup: &Path) -> bool {
+        let open = sockets::open_in(cgroup).unwrap_or_default();
+        !self.of(generation).any(|it| open.contains(&it.inode))
+    }
+
+    /// How many connections wait at a generation to be accepted.
+    pub(crate) fn queued(&self, generation: u32) -> io::Result<usize> {
+        let listening: HashSet<u64> = self.of(generation).map(|it| it.inode).collect();
         let mut count = 0;
         for port in self.ports(generation) {
             let queues = sockets::listeners(port)?;
             let queues = queues.iter().filter(|socket| listening.contains(&socket.inode));
             count += queues.map(|socket| socket.queue as usize).sum::<usize>();
-            if !half_open.is_empty() {
-                count += sockets::half_open(port)?.intersection(half_open).count();
-            }
-            count += sockets::connections(port)?.iter().filter(|it| open.contains(&it.inode)).count();
         }
         Ok(count)
     }

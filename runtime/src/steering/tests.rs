@@ -240,6 +240,8 @@ fn who_connects_after_a_crash_waits_for_the_restart() {
     until("the client waits", || {
         sockets::listeners(port).expect("asked").iter().any(|socket| socket.queue == 1)
     });
+    let looked = Drain::of(&steering, 1).look(&steering, Some(&first.cgroup));
+    assert_eq!(looked, Looked { left: 1, done: true }, "nobody could accept it");
     let again = Server::start(1, "again", &address);
     assert_eq!(again.binds(&mut steering, &[port]), Bound::Adopted);
     assert_eq!(client.join().expect("the client"), "again");
