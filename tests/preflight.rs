@@ -191,8 +191,8 @@ fn a_plan_says_everything_and_changes_nothing() {
             "start",
             "turn",
             "commit",
-            "soak",
             "drain",
+            "soak",
             "stop-old",
             "post-commit",
             "keep"
@@ -252,7 +252,7 @@ fn a_rollback_is_planned_checked_and_refused_in_the_same_way_and_runs_no_hooks()
         "{text}"
     );
     assert!(
-        text.contains("epoxy (2025.1, SLURP) to zed (2022.2) goes back") && !text.contains("WARNING"),
+        text.contains("epoxy (2025.1, SLURP) to zed (2022.2) goes back") && !text.contains("WARNING  hooks"),
         "{text}"
     );
     assert!(text.contains("generations/1/conf") && !text.contains("hook"), "{text}");

@@ -219,11 +219,11 @@ fn steps(proposal: &Proposal<'_>, terms: &Terms, way: Way, number: u32) -> Resul
         add("turn", format!("new connections go to generation {number}, all from one moment on"));
     }
     add("commit", format!("the record goes over to generation {number}: {new} serves"));
-    add("soak", format!("for {} it must stay up and healthy; {back}", span(terms.soak.ms)));
     if way == Way::Steered {
-        let drain = span(proposal.said.both.swap.drain_ms(terms));
-        add("drain", format!("generation {before} is given {drain} to end the connections that it has left"));
+        let drain = span(proposal.said.both.swap.drain_ms(terms).max(terms.soak.ms));
+        add("drain", format!("generation {before} has {drain} to end the connections that it has left"));
     }
+    add("soak", format!("for {} it must stay up and healthy; {back}", span(terms.soak.ms)));
     if matches!(way, Way::SideBySide | Way::Steered) {
         add("stop-old", stop);
     }

@@ -143,7 +143,7 @@ impl Replacement<'_> {
             Ok(swapped) if self.by == Cause::Restart => {
                 Ok(sentence::restarted(service, &wanted, number, &swapped))
             }
-            Ok(swapped) => Ok(sentence::swapped(service, &wanted, number, &swapped)),
+            Ok(swapped) => Ok(sentence::swapped(service, &wanted, before, number, &swapped)),
             Err(runtime::Error::CandidateFailed { service, source, output, gap, back: Some(back) }) => {
                 let source = runtime::Error::CandidateFailed { service, source, output, gap, back: None };
                 let back = runtime::Error::Supervisor { service: folders.name().to_owned(), source: back };

@@ -25,7 +25,7 @@ use crate::limits::Limits;
 use crate::lock::Lock;
 use crate::port;
 use crate::record::{Record, State, Way};
-use crate::swap::{Request, Step};
+use crate::swap::{Left, Request, Step};
 use crate::{keep, supervisor, systemd};
 
 /// A supervisor that is about to come is waited for so long.
@@ -348,6 +348,8 @@ pub struct Swapped {
     pub waited: bool,
     /// The way that it went in the end, and why.
     pub way: Option<(Way, String)>,
+    /// What the old generation had left when it was asked to end.
+    pub left: Left,
     /// From the command until the old generation was given up.
     pub took: Duration,
 }
@@ -372,9 +374,9 @@ pub fn swap(folders: &ServiceFolders, request: Request, on: &mut dyn FnMut(Step)
                 answer = hear(&mut supervisor, folders)?;
                 continue;
             }
-            Answer::Swapped { pid, gap_ms, waited, way } => {
+            Answer::Swapped { pid, gap_ms, waited, way, left } => {
                 let gap = Duration::from_millis(gap_ms);
-                Ok(Swapped { pid, gap, waited, way, took: began.elapsed() })
+                Ok(Swapped { pid, gap, waited, way, left, took: began.elapsed() })
             }
             Answer::WentBack { failure, output, gap_ms } => {
                 let gap = Duration::from_millis(gap_ms);

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Failure;
 use crate::limits::Limits;
 use crate::record::Way;
-use crate::swap::{Request, Step};
+use crate::swap::{Left, Request, Step};
 
 /// A line is never longer; whoever sends more is cut off.
 const LINE_BYTES_MAX: usize = 256 * 1024;
@@ -91,6 +91,9 @@ pub(crate) enum Answer {
         /// The way that it went in the end, and why.
         #[serde(default)]
         way: Option<(Way, String)>,
+        /// What the old one had left when it was asked to end.
+        #[serde(default)]
+        left: Left,
     },
     /// The candidate came to nothing, and the old generation serves.
     WentBack {

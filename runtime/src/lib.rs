@@ -59,6 +59,7 @@ pub mod share;
 pub mod stats;
 pub mod status;
 mod steering;
+pub mod stop_signal;
 pub mod supervisor;
 pub mod swap;
 pub mod systemd;

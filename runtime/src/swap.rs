@@ -5,10 +5,13 @@
 //! stop-first     Making ─parked─▶ StoppingOld ─down─▶ Proving ─healthy─▶ Soaking ─over─▶ swapped
 //! side by side   Making ──────────── healthy, while the old one serves ─▶ Soaking ─over─▶ Retiring ─down─▶ swapped
 //! gated          Making ─ waits in bind(2) ─▶ StoppingOld ─down, let in─▶ Proving ─healthy─▶ Soaking ─over─▶ swapped
-//! steered        Making ─ healthy, seen by probes alone ─▶ (Sharing) ─▶ Turning ─▶ Soaking ─over─▶ Draining ─▶ Retiring ─down─▶ swapped
+//! steered        Making ─ healthy, seen by probes alone ─▶ (Sharing) ─▶ Turning ─▶ Soaking ─over─▶ (Draining) ─▶ Retiring ─down─▶ swapped
 //!                   │ it would take clients before it is proven                │ failed     │
 //!                   ▼                                                          └──────┬─────┘
 //!                 gated                                             Withdrawing ◀─────┘ turned back, then cleared
+//!
+//! Steered, the old one has no new connections from the soak's beginning on; Draining is what it needs beyond that to end
+//! those it has.
 //!
 //! Sharing, where it is asked for: a share of the connections goes to the candidate first, for a time; one failed probe ends it.
 //!
@@ -54,6 +57,20 @@ pub struct Request {
     pub canary: Option<Canary>,
 }
 
+/// What a generation had left when it was not waited for any longer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// Connections that were open, or waited to be accepted.
+    pub connections: usize,
+    /// Those of them on which nothing was asked that had not been answered: on which the last word was the server's.
+    pub idle: usize,
+    /// For how long new ones had gone elsewhere by then, milliseconds.
+    pub after_ms: u64,
+    /// The signal that it is asked to end by, when its main process has nothing that handles it.
+    #[serde(default)]
+    pub unhandled: Option<String>,
+}
+
 /// A share of clients' new connections that goes to a healthy candidate before all do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Canary {
@@ -73,6 +90,10 @@ pub(crate) struct Swap {
     soak_ms: u64,
     canary: Option<Canary>,
     stage: Stage,
+    /// Whether the old generation has no connections left.
+    drained: bool,
+    /// What it had left when it was asked to end.
+    left: Left,
     failure: Option<Failure>,
     /// When the old generation was asked to end, and for how long nothing served.
     silent_since: Option<Millis>,
@@ -120,10 +141,7 @@ pub(crate) enum Event {
     /// New connections go to the candidate.
     Turned,
     /// The generation that no connection is sent to any more has done with those it had, or has had its time.
-    Drained {
-        /// How many it has left.
-        left: usize,
-    },
+    Drained(Left),
     /// The old generation has ended as asked for.
     OldDown,
     /// The old generation, started again, is healthy.
@@ -212,20 +230,12 @@ pub enum Step {
         /// The soak, milliseconds.
         soak_ms: u64,
     },
-    /// The old generation has done with its connections, or has had its time.
-    Drained {
-        /// Connections that it has left.
-        left: usize,
-    },
-    /// The old generation is asked to end; the candidate serves.
-    Retiring,
+    /// The old generation is asked to end, with what it has left; the candidate serves.
+    Retiring(Left),
     /// The candidate has failed, and the old generation serves: new connections go there.
     Withdrawing,
-    /// So many connections went with the candidate: those that it has not accepted, or not answered in time.
-    Cut {
-        /// How many.
-        connections: usize,
-    },
+    /// The candidate has failed and is killed, with what it has left.
+    Cut(Left),
     /// The candidate has failed, and the old generation is started again.
     Returning,
 }
@@ -239,6 +249,8 @@ pub(crate) enum Verdict {
         gap_ms: u64,
         /// Whether those who connected meanwhile have waited; else they were refused.
         waited: bool,
+        /// What the old one had left.
+        left: Left,
     },
     /// The old generation serves, as before.
     WentBack {
@@ -267,6 +279,8 @@ impl Swap {
             soak_ms,
             canary: None,
             stage: Stage::Making,
+            drained: false,
+            left: Left::default(),
             failure: None,
             silent_since: None,
             gap_ms: 0,
@@ -297,6 +311,11 @@ impl Swap {
     /// Whether the candidate is the active generation.
     pub(crate) fn is_committed(&self) -> bool {
         matches!(self.stage, Stage::Soaking | Stage::Draining | Stage::Retiring)
+    }
+
+    /// Whether nothing is waited for but the end of connections, so that the wait has an end of its own.
+    pub(crate) fn only_drains(&self) -> bool {
+        matches!(self.stage, Stage::Draining | Stage::Withdrawing)
     }
 
     /// Whether the candidate gets a share of the connections, or is about to.
@@ -389,15 +408,18 @@ impl Swap {
             }
             (Stage::Making | Stage::Proving, Event::Healthy) => self.commit(now),
             (Stage::Soaking, Event::TimeIsUp) => self.soaked(),
-            (Stage::Draining, Event::Drained { left }) => {
-                let mut actions = vec![Action::Tell(Step::Drained { left })];
-                actions.extend(self.accept());
-                actions
+            (Stage::Soaking, Event::Drained(left)) => {
+                (self.drained, self.left) = (true, left);
+                Vec::new()
             }
-            (Stage::Withdrawing, Event::Drained { left }) => {
+            (Stage::Draining, Event::Drained(left)) => {
+                self.left = left;
+                self.accept()
+            }
+            (Stage::Withdrawing, Event::Drained(left)) => {
                 let failure = self.failure.take().unwrap_or_else(no_reason);
                 let mut actions = vec![Action::ClearCandidate];
-                actions.extend((left > 0).then_some(Action::Tell(Step::Cut { connections: left })));
+                actions.extend((left.connections > 0).then_some(Action::Tell(Step::Cut(left))));
                 actions.extend(self.end(Verdict::WentBack { failure, gap_ms: 0 }));
                 actions
             }
@@ -454,6 +476,9 @@ impl Swap {
         self.stage = Stage::Soaking;
         self.gap_ms = self.silence(now);
         let mut actions = vec![Action::Commit];
+        if self.way == Way::Steered {
+            actions.push(Action::Drain { candidate: false });
+        }
         if self.soak_ms == 0 {
             actions.extend(self.soaked());
         } else {
@@ -473,18 +498,18 @@ impl Swap {
 
     /// What the old generation has begun it is let finish, before it is asked to end.
     fn soaked(&mut self) -> Vec<Action> {
-        if self.way != Way::Steered {
+        if self.way != Way::Steered || self.drained {
             return self.accept();
         }
         self.stage = Stage::Draining;
-        vec![Action::Drain { candidate: false }]
+        Vec::new()
     }
 
     fn accept(&mut self) -> Vec<Action> {
         let mut actions = vec![Action::Accept];
         if self.overlap() {
             self.stage = Stage::Retiring;
-            actions.extend([Action::Tell(Step::Retiring), Action::StopOld]);
+            actions.extend([Action::Tell(Step::Retiring(self.left.clone())), Action::StopOld]);
         } else {
             actions.extend(self.end(self.swapped()));
         }
@@ -527,7 +552,7 @@ impl Swap {
     }
 
     fn swapped(&self) -> Verdict {
-        Verdict::Swapped { gap_ms: self.gap_ms, waited: self.waited }
+        Verdict::Swapped { gap_ms: self.gap_ms, waited: self.waited, left: self.left.clone() }
     }
 
     fn tell_way(&self) -> Action {
@@ -565,6 +590,10 @@ mod tests {
         Failure::new("it exited with status 1")
     }
 
+    fn swapped(gap_ms: u64, left: Left) -> Verdict {
+        Verdict::Swapped { gap_ms, waited: false, left }
+    }
+
     const STOPPED_FIRST: [Event; 4] = [Event::Begin, Event::Parked, Event::OldDown, Event::Healthy];
 
     #[test]
@@ -591,7 +620,7 @@ mod tests {
         })));
         assert!(swap.is_committed());
         let (_, actions) = swap.step(Event::TimeIsUp, 60_000);
-        assert_eq!(actions, [Action::Accept, Action::End(Verdict::Swapped { gap_ms: 2000, waited: false })]);
+        assert_eq!(actions, [Action::Accept, Action::End(swapped(2000, Left::default()))]);
     }
 
     #[test]
@@ -601,7 +630,7 @@ mod tests {
         let (swap, actions) = swap.step(Event::TimeIsUp, 40_000);
         assert_eq!(actions.last(), Some(&Action::StopOld));
         let (_, actions) = swap.step(Event::OldDown, 41_000);
-        assert_eq!(actions, [Action::End(Verdict::Swapped { gap_ms: 0, waited: false })]);
+        assert_eq!(actions, [Action::End(swapped(0, Left::default()))]);
     }
 
     const STEERED: [Event; 3] = [Event::Begin, Event::Healthy, Event::Turned];
@@ -611,13 +640,20 @@ mod tests {
         assert_eq!(after(Way::Steered, &STEERED[..2]).1, [Action::Turn]);
         let (swap, actions) = after(Way::Steered, &STEERED);
         assert_eq!(actions[0], Action::Commit);
-        let (swap, actions) = swap.step(Event::TimeIsUp, 40_000);
-        assert_eq!(actions, [Action::Drain { candidate: false }]);
-        let (swap, actions) = swap.step(Event::Drained { left: 2 }, 41_000);
-        assert_eq!(actions[..2], [Action::Tell(Step::Drained { left: 2 }), Action::Accept]);
+        assert_eq!(actions[1], Action::Drain { candidate: false });
+        // What it has begun it may finish for as long as the soak takes, and longer if it was given more.
+        let (late, actions) = swap.clone().step(Event::TimeIsUp, 40_000);
+        assert!(actions.is_empty() && late.only_drains());
+        let left = Left { connections: 2, idle: 1, after_ms: 38_000, unhandled: None };
+        let (late, actions) = late.step(Event::Drained(left.clone()), 41_000);
+        assert_eq!(actions, [Action::Accept, Action::Tell(Step::Retiring(left.clone())), Action::StopOld]);
+        let (_, actions) = late.step(Event::OldDown, 41_000);
+        assert_eq!(actions, [Action::End(swapped(0, left))]);
+        // And it lives on without connections until the soak is over.
+        let (early, actions) = swap.step(Event::Drained(Left::default()), 4000);
+        assert_eq!(actions, []);
+        let (_, actions) = early.step(Event::TimeIsUp, 40_000);
         assert_eq!(actions.last(), Some(&Action::StopOld));
-        let (_, actions) = swap.step(Event::OldDown, 41_000);
-        assert_eq!(actions, [Action::End(Verdict::Swapped { gap_ms: 0, waited: false })]);
     }
 
     #[test]
@@ -629,11 +665,11 @@ mod tests {
         assert_eq!(actions.last(), Some(&Action::Drain { candidate: true }));
         assert!(!actions.contains(&Action::ClearCandidate));
         let back = Action::End(Verdict::WentBack { failure: broken(), gap_ms: 0 });
-        let (_, actions) = swap.clone().step(Event::Drained { left: 0 }, 9000);
+        let (_, actions) = swap.clone().step(Event::Drained(Left::default()), 9000);
         assert_eq!(actions, [Action::ClearCandidate, back.clone()]);
-        let (_, actions) = swap.step(Event::Drained { left: 3 }, 9000);
-        let cut = Action::Tell(Step::Cut { connections: 3 });
-        assert_eq!(actions, [Action::ClearCandidate, cut, back]);
+        let left = Left { connections: 3, ..Left::default() };
+        let (_, actions) = swap.step(Event::Drained(left.clone()), 9000);
+        assert_eq!(actions, [Action::ClearCandidate, Action::Tell(Step::Cut(left)), back]);
     }
 
     fn canary() -> Canary {
@@ -673,7 +709,7 @@ mod tests {
         // The time that was asked for comes all the same, and means nothing any more.
         let (swap, actions) = swap.step(Event::TimeIsUp, 61_000);
         assert_eq!(actions, []);
-        let (_, actions) = swap.step(Event::Drained { left: 0 }, 61_000);
+        let (_, actions) = swap.step(Event::Drained(Left::default()), 61_000);
         let back = Verdict::WentBack { failure: broken(), gap_ms: 0 };
         assert_eq!(actions, [Action::ClearCandidate, Action::End(back)]);
     }
@@ -710,7 +746,13 @@ mod tests {
             soak_ms: 30_000
         })));
         let (_, actions) = swap.step(Event::TimeIsUp, 60_000);
-        assert_eq!(actions, [Action::Accept, Action::End(Verdict::Swapped { gap_ms: 3000, waited: true })]);
+        assert_eq!(
+            actions,
+            [
+                Action::Accept,
+                Action::End(Verdict::Swapped { gap_ms: 3000, waited: true, left: Left::default() })
+            ]
+        );
     }
 
     #[test]
@@ -807,7 +849,7 @@ mod tests {
             Event::Unheard("why".into()),
             Event::Waited,
             Event::Turned,
-            Event::Drained { left: 0 },
+            Event::Drained(Left::default()),
             Event::Cancel,
         ];
         let ways = [Way::StopFirst, Way::SideBySide, Way::Gated, Way::Steered].map(|way| (way, None));

@@ -50,7 +50,7 @@ class OpsrunWay:
         began = time.monotonic()
         done = self.opsrun("swap", self.options.server, releases[(number + 1) % 2], "--soak", "0s", *more)
         total = time.monotonic() - began
-        left = re.search(r"still had (\d+) open connections", done.stderr)
+        left = re.search(r"; (\d+) .*still open when", done.stderr)
         events = self.opsrun("events", self.options.server, "--json").stdout.splitlines()
         return {"total": 1000 * total, "left": int(left[1]) if left else 0, **self.times(map(json.loads, events))}
 

@@ -43,6 +43,24 @@ pub(super) fn ports(proposal: &Proposal<'_>) -> Vec<Finding> {
     strangers.into_iter().map(refusal).collect()
 }
 
+/// That what runs ends what it has begun when it is asked to end.
+pub(super) fn stop_signal(proposal: &Proposal<'_>) -> Option<Finding> {
+    let name = "stop signal";
+    let definition = &proposal.old.as_ref()?.definition;
+    let signal = &definition.stop.signal;
+    let process = proposal.before.process.as_ref().filter(|_| !definition.ports.is_empty())?.pid;
+    // One that ends in this moment has no connections.
+    Some(match runtime::stop_signal::is_handled(process, definition).ok()? {
+        true => Finding::ok(name, format!("what runs handles {signal}")),
+        false => Finding::new(
+            name,
+            Verdict::Warning,
+            format!("what runs does not handle {signal}: connections that it has left then are cut off"),
+        )
+        .hint("a longer --drain gives them more time; stop.signal in its settings says another signal"),
+    })
+}
+
 /// That there is memory for it.
 pub(super) fn memory(proposal: &Proposal<'_>) -> Finding {
     let cgroup = proposal.before.process.as_ref().map(|process| PathBuf::from(&process.cgroup));

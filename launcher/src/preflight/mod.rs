@@ -134,6 +134,7 @@ pub(crate) fn look(proposal: &Proposal<'_>) -> Vec<Finding> {
     findings.extend(host::ports(proposal));
     findings.push(host::memory(proposal));
     findings.push(host::disk(proposal));
+    findings.extend(host::stop_signal(proposal));
     findings.extend(canary(proposal));
     findings.extend(pending_hooks(proposal));
     findings

@@ -104,8 +104,13 @@ fn words(kind: &Kind) -> String {
                 span(*for_ms)
             )
         }
-        Kind::Swapped { from, gap_ms } => {
-            format!("in place of generation {from}{}", silence(*gap_ms))
+        Kind::Swapped { from, gap_ms, left } => {
+            let cut = match left.connections {
+                0 => String::new(),
+                1 => "; it had 1 connection left".to_owned(),
+                count => format!("; it had {count} connections left"),
+            };
+            format!("in place of generation {from}{}{cut}", silence(*gap_ms))
         }
         Kind::WentBack { from, gap_ms, causes } => {
             format!("from generation {from}{}; {}", silence(*gap_ms), causes.join(": "))

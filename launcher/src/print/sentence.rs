@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use runtime::client::Swapped;
 use runtime::record::Way;
-use runtime::swap::{Canary, Step};
+use runtime::swap::{Canary, Left, Step};
 
 use crate::listing::MeasuredSwap;
 use crate::print::amount::{bytes, span};
@@ -275,7 +275,7 @@ pub(crate) fn nothing_to_swap(service: &str, release: &str, generation: u32) -> 
 /// How far a swap is; `None` for what is over at once.
 pub(crate) fn swap_step(service: &str, wanted: &str, before: &str, step: Step) -> Option<String> {
     Some(match step {
-        Step::Made | Step::Proving | Step::Drained { left: 0 } => return None,
+        Step::Made | Step::Proving => return None,
         Step::Way { way: Way::StopFirst, reason } => {
             format!("{before} is stopped before {wanted} starts, since {reason}")
         }
@@ -290,13 +290,9 @@ pub(crate) fn swap_step(service: &str, wanted: &str, before: &str, step: Step) -
         Step::Way { way: Way::Steered, reason } => {
             format!("{before} serves until {wanted} is proven beside it, since {reason}")
         }
-        Step::Drained { left } => format!("{before} still had {left} open connections"),
         Step::Sharing(Canary { share, for_ms }) => {
             let time = span(for_ms);
             format!("{service} {wanted} is healthy; {share} of new connections go to it for {time}")
-        }
-        Step::Cut { connections } => {
-            format!("{connections} connections that {wanted} had not answered were lost with it")
         }
         Step::Withdrawing => format!("{wanted} failed; {before} serves again"),
         Step::StoppingOld => format!("{service} {wanted} is ready to start; stopping {before}"),
@@ -304,14 +300,51 @@ pub(crate) fn swap_step(service: &str, wanted: &str, before: &str, step: Step) -
             let gap = gap(gap_ms, waited);
             format!("{service} {wanted} is healthy and serves{gap}; watching it for {}", span(soak_ms))
         }
-        Step::Retiring => format!("stopping {before}"),
+        Step::Retiring(left) => match open_still(&left) {
+            Some((open, unhandled)) => {
+                let time = span(left.after_ms);
+                format!("stopping {before}, which has {open} after {time}{unhandled}")
+            }
+            None => format!("stopping {before}"),
+        },
+        Step::Cut(left) => {
+            let (open, _) = open_still(&left)?;
+            format!("{open} that {wanted} had not ended went with it")
+        }
         Step::Returning => format!("{wanted} failed; starting {before} again"),
     })
 }
 
+/// What a generation has left, and what that means when it ends now.
+fn open_still(left: &Left) -> Option<(String, String)> {
+    let open = match (left.connections, left.idle) {
+        (0, _) => return None,
+        (1, 1) => "1 idle connection".to_owned(),
+        (1, _) => "1 connection".to_owned(),
+        (all, idle) if all == idle => format!("{all} idle connections"),
+        (all, 0) => format!("{all} connections"),
+        (all, idle) => format!("{all} connections, {idle} of them idle,"),
+    };
+    let unhandled = left.unhandled.as_ref();
+    let unhandled = unhandled
+        .map_or(String::new(), |signal| format!("; it does not handle {signal}, so they are cut off"));
+    Some((open, unhandled))
+}
+
 /// `swap`, when the new generation serves.
-pub(crate) fn swapped(service: &str, release: &str, generation: u32, swapped: &Swapped) -> String {
-    serves_now(service, &format!("{release} has taken over"), generation, swapped)
+pub(crate) fn swapped(
+    service: &str,
+    release: &str,
+    before: &str,
+    generation: u32,
+    swapped: &Swapped,
+) -> String {
+    let serves = serves_now(service, &format!("{release} has taken over"), generation, swapped);
+    let left = &swapped.left;
+    let Some((open, _)) = open_still(left) else { return serves };
+    let verb = if left.connections == 1 { "was" } else { "were" };
+    let time = span(left.after_ms);
+    format!("{serves}; {open} {verb} still open when {service} {before} was asked to end, after {time}")
 }
 
 /// `restart`.

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::Way;
 use crate::share::Share;
+use crate::swap::Left;
 pub use by::By;
 pub(crate) use file::EventFile;
 pub use follow::follow;
@@ -149,6 +150,9 @@ pub enum Kind {
         from: u32,
         /// For so long nothing served.
         gap_ms: u64,
+        /// What that one had left when it was asked to end.
+        #[serde(default)]
+        left: Left,
     },
     /// Another generation was tried in place of this one, in vain; this one serves.
     WentBack {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::Steering;
+use super::{Remaining, Steering};
 
 /// A connection is nowhere for a moment between the queue and the process that accepts it: so many looks must agree.
 const LOOKS: u32 = 3;
@@ -22,8 +22,8 @@ pub(crate) struct Drain {
 /// What a look has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Looked {
-    /// How many connections it has.
-    pub(crate) left: usize,
+    /// What it has.
+    pub(crate) left: Remaining,
     /// Whether it has done with all.
     pub(crate) done: bool,
 }
@@ -44,14 +44,15 @@ impl Drain {
     /// is gone, is nothing.
     pub(crate) fn look(&mut self, steering: &Steering, cgroup: Option<&Path>) -> Looked {
         if cgroup.is_some_and(|cgroup| steering.is_deserted(self.generation, cgroup)) {
-            return Looked { left: steering.queued(self.generation).unwrap_or(0), done: true };
+            let connections = steering.queued(self.generation).unwrap_or(0);
+            return Looked { left: Remaining { connections, idle: 0 }, done: true };
         }
-        let count = |cgroup| steering.remaining(self.generation, cgroup, &self.half_open).unwrap_or(0);
-        self.found(cgroup.map_or(0, count))
+        let count = |cgroup| steering.remaining(self.generation, cgroup, &self.half_open).unwrap_or_default();
+        self.found(cgroup.map(count).unwrap_or_default())
     }
 
-    fn found(&mut self, left: usize) -> Looked {
-        self.empty = if left == 0 { self.empty + 1 } else { 0 };
+    fn found(&mut self, left: Remaining) -> Looked {
+        self.empty = if left.connections == 0 { self.empty + 1 } else { 0 };
         Looked { left, done: self.empty >= LOOKS }
     }
 }
@@ -63,7 +64,7 @@ mod tests {
     #[test]
     fn it_takes_several_empty_looks_in_a_row() {
         let mut drain = Drain { generation: 1, half_open: HashSet::new(), empty: 0 };
-        let done = |drain: &mut Drain, left| drain.found(left).done;
+        let done = |drain: &mut Drain, connections| drain.found(Remaining { connections, idle: 0 }).done;
         let looks = [0, 0, 1, 0, 0, 0].map(|left| done(&mut drain, left));
         assert_eq!(looks, [false, false, false, false, false, true]);
     }

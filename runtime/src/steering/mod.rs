@@ -87,6 +87,15 @@ pub(crate) struct Binder<'a> {
     pub(crate) cgroup: &'a Path,
 }
 
+/// What a generation that gets no new connections has left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Remaining {
+    /// Connections.
+    pub(crate) connections: usize,
+    /// Those of them on which nothing waits to be answered.
+    pub(crate) idle: usize,
+}
+
 /// What became of a bind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Bound {
@@ -397,23 +406,26 @@ impl Steering {
         Ok(found)
     }
 
-    /// How many connections a generation has not done with: those that wait to be accepted, of the half-open ones those in
+    /// Which connections a generation has not done with: those that wait to be accepted, of the half-open ones those in
     /// `half_open`, and those that its processes have open.
     pub(crate) fn remaining(
         &self,
         generation: u32,
         cgroup: &Path,
         half_open: &HashSet<SocketAddr>,
-    ) -> io::Result<usize> {
+    ) -> io::Result<Remaining> {
         let open = sockets::open_in(cgroup)?;
-        let mut count = self.queued(generation)?;
+        let mut found = Remaining { connections: self.queued(generation)?, idle: 0 };
         for port in self.ports(generation) {
             if !half_open.is_empty() {
-                count += sockets::half_open(port)?.intersection(half_open).count();
+                found.connections += sockets::half_open(port)?.intersection(half_open).count();
             }
-            count += sockets::connections(port)?.iter().filter(|it| open.contains(&it.inode)).count();
+            for socket in sockets::connections(port)?.iter().filter(|it| open.contains(&it.inode)) {
+                found.connections += 1;
+                found.idle += usize::from(socket.idle);
+            }
         }
-        Ok(count)
+        Ok(found)
     }
 
     /// Whether no process of a generation is left that could accept a connection.

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN};
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags};
+use netlink_packet_sock_diag::inet::nlas::Nla;
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
 use netlink_packet_sock_diag::message::SockDiagMessage;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
 
@@ -36,27 +37,31 @@ pub(crate) struct Socket {
     pub(crate) uid: u32,
     /// Its number; 0 when no process has it.
     pub(crate) inode: u64,
+    /// Whether nothing waits to be answered on it: it has sent something since it last received something, if it ever has.
+    /// Only of [`connections`].
+    pub(crate) idle: bool,
 }
 
 /// Those that listen on a port, on whichever address.
 pub(crate) fn listeners(port: u16) -> io::Result<Vec<Socket>> {
-    of_port(port, 0, StateFlags::LISTEN)
+    of_port(port, 0, StateFlags::LISTEN, ExtensionFlags::empty())
 }
 
 /// The far ends of connections to a port that are half open: they belong to the listener that they were begun at.
 pub(crate) fn half_open(port: u16) -> io::Result<HashSet<SocketAddr>> {
     let states = StateFlags::SYN_RECV | StateFlags::from_bits_retain(NEW_SYN_RECV);
-    Ok(of_port(port, 0, states)?.into_iter().map(|socket| socket.remote).collect())
+    let found = of_port(port, 0, states, ExtensionFlags::empty())?;
+    Ok(found.into_iter().map(|socket| socket.remote).collect())
 }
 
 /// The port's ends of connections that are open, at least in one direction.
 pub(crate) fn connections(port: u16) -> io::Result<Vec<Socket>> {
-    of_port(port, 0, open())
+    of_port(port, 0, open(), ExtensionFlags::INFO)
 }
 
 /// The listening side's end of the connection whose other end is `local`, connected to `remote`.
 pub(crate) fn far_end(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Socket>> {
-    let found = of_port(remote.port(), local.port(), open())?;
+    let found = of_port(remote.port(), local.port(), open(), ExtensionFlags::empty())?;
     Ok(found.into_iter().find(|socket| canonical(socket.remote.ip()) == canonical(local.ip())))
 }
 
@@ -69,7 +74,12 @@ pub(crate) fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-fn of_port(port: u16, remote_port: u16, states: StateFlags) -> io::Result<Vec<Socket>> {
+fn of_port(
+    port: u16,
+    remote_port: u16,
+    states: StateFlags,
+    extensions: ExtensionFlags,
+) -> io::Result<Vec<Socket>> {
     let socket = rustix::net::socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,
@@ -83,7 +93,7 @@ fn of_port(port: u16, remote_port: u16, states: StateFlags) -> io::Result<Vec<So
         let request = InetRequest {
             family,
             protocol: IPPROTO_TCP,
-            extensions: ExtensionFlags::empty(),
+            extensions: extensions.clone(),
             states: states.clone(),
             socket_id: id,
         };
@@ -111,7 +121,7 @@ fn receive(socket: &impl std::os::fd::AsFd, found: &mut Vec<Socket>) -> io::Resu
                 NetlinkPayload::Done(_) => return Ok(()),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    found.push(Socket::of(&response.header));
+                    found.push(Socket::of(&response));
                 }
                 _ => {}
             }
@@ -123,7 +133,8 @@ fn receive(socket: &impl std::os::fd::AsFd, found: &mut Vec<Socket>) -> io::Resu
 }
 
 impl Socket {
-    fn of(header: &InetResponseHeader) -> Self {
+    fn of(response: &InetResponse) -> Self {
+        let header = &response.header;
         let id = &header.socket_id;
         Self {
             local: SocketAddr::new(id.source_address, id.source_port),
@@ -133,7 +144,26 @@ impl Socket {
             queue_max: header.send_queue,
             uid: header.uid,
             inode: header.inode.into(),
+            idle: header.recv_queue == 0 && response.nlas.iter().any(says_idle),
         }
+    }
+}
+
+/// Whether a connection's `struct tcp_info` (linux/tcp.h, since Linux 4.6) has it that nothing was ever received on it, or that
+/// something was sent after that. The times are as fine as the kernel's clock tick.
+fn says_idle(attribute: &Nla) -> bool {
+    const LAST_DATA_SENT: usize = 44;
+    const LAST_DATA_RECEIVED: usize = 52;
+    const SEGMENTS_RECEIVED: usize = 152;
+    const SEGMENTS_SENT: usize = 156;
+    let Nla::TcpInfo(text) = attribute else { return false };
+    let number = |at: usize| Some(u32::from_ne_bytes(text.get(at..at + 4)?.try_into().ok()?));
+    let [sent_ms_ago, received_ms_ago, received, sent] =
+        [LAST_DATA_SENT, LAST_DATA_RECEIVED, SEGMENTS_RECEIVED, SEGMENTS_SENT].map(number);
+    match (received, sent) {
+        (Some(0), _) => true,
+        (_, Some(0)) => false,
+        _ => sent_ms_ago.is_some() && sent_ms_ago <= received_ms_ago,
     }
 }
 
@@ -160,6 +190,7 @@ pub(crate) fn descriptors(process: i32) -> Vec<(i32, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::{AsFd, BorrowedFd};
 
@@ -185,7 +216,20 @@ mod tests {
             let (accepted, _) = listener.accept().expect("accepted");
             let served = far_end(ours, local).expect("asked").expect("its other end");
             assert_eq!(served.inode, inode(accepted.as_fd()));
-            assert_eq!(connections(local.port()).expect("asked"), [served]);
+            let of_server = || connections(local.port()).expect("asked").pop().expect("a connection");
+            assert_eq!(of_server(), Socket { idle: true, ..served });
+            // Nothing was asked until then, something is, it is answered, and something is asked again.
+            let (mut client, mut accepted) = (client, accepted);
+            client.write_all(b"?").expect("asked");
+            accepted.read_exact(&mut [0]).expect("read");
+            assert!(!of_server().idle);
+            accepted.write_all(b"!").expect("answered");
+            assert!(of_server().idle);
+            // The clock tick that tells the two apart.
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            client.write_all(b"?").expect("asked");
+            accepted.read_exact(&mut [0]).expect("read");
+            assert!(!of_server().idle);
             assert_eq!(half_open(local.port()).expect("asked").len(), 0);
         }
     }

@@ -192,7 +192,7 @@ fn clients_stay_with_the_active_generation_until_they_are_turned_over() {
     steering.turn_to(1).expect("turned back");
     assert_eq!((asked(port, false), asked(port, true)), ("old".into(), "new".into()));
     steering.turn_to(2).expect("turned");
-    assert_eq!(steering.remaining(1, &old.cgroup, &HashSet::new()).expect("counted"), 0);
+    assert_eq!(steering.remaining(1, &old.cgroup, &HashSet::new()).expect("counted"), Remaining::default());
     old.end();
     steering.forget(1);
     for _ in 0..20 {
@@ -241,7 +241,11 @@ fn who_connects_after_a_crash_waits_for_the_restart() {
         sockets::listeners(port).expect("asked").iter().any(|socket| socket.queue == 1)
     });
     let looked = Drain::of(&steering, 1).look(&steering, Some(&first.cgroup));
-    assert_eq!(looked, Looked { left: 1, done: true }, "nobody could accept it");
+    assert_eq!(
+        looked,
+        Looked { left: Remaining { connections: 1, idle: 0 }, done: true },
+        "nobody could accept it"
+    );
     let again = Server::start(1, "again", &address);
     assert_eq!(again.binds(&mut steering, &[port]), Bound::Adopted);
     assert_eq!(client.join().expect("the client"), "again");

@@ -26,6 +26,7 @@ use crate::memory::MemoryWatch;
 use crate::os;
 use crate::record::{self, Exit, Process, Record};
 use crate::steering::notified::Notified;
+use crate::stop_signal;
 use crate::systemd;
 
 /// Ended children whose purpose is not known yet.
@@ -251,10 +252,17 @@ impl Running {
     pub fn signal(&self) -> Result<(), Failure> {
         let Some(pid) = self.pid else { return Ok(()) };
         let name = &self.definition.stop.signal;
-        let number = signal_number(name).unwrap_or(nix::libc::SIGTERM);
+        let number = stop_signal::number(name).unwrap_or(nix::libc::SIGTERM);
         os::send_signal(pid, number).map_err(|error| {
             Failure::new(error.to_string()).within(format!("could not send {name} to process {pid}"))
         })
+    }
+
+    /// The signal that it is asked to end by, when its main program has nothing that handles it.
+    pub fn unhandled_stop(&self) -> Option<String> {
+        let pid = self.pid?.as_raw();
+        let unhandled = stop_signal::is_handled(pid, &self.definition).is_ok_and(|handled| !handled);
+        unhandled.then(|| self.definition.stop.signal.clone())
     }
 
     /// Kills all of the container; why it could not be killed.
@@ -401,14 +409,6 @@ fn pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
 
 pub(super) fn inode(pipe: &OwnedFd) -> Option<u64> {
     rustix::fs::fstat(pipe).ok().map(|found| found.st_ino)
-}
-
-/// The number of a signal by its name; `SIGRTMIN+N` too, which systemd in a container is stopped with.
-fn signal_number(name: &str) -> Option<i32> {
-    if let Some(offset) = name.strip_prefix("SIGRTMIN+") {
-        return offset.parse().ok().map(|offset: i32| nix::libc::SIGRTMIN() + offset);
-    }
-    name.parse::<Signal>().ok().map(|signal| signal as i32)
 }
 
 fn first_record(definition: &Definition, life: &Life) -> Record {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Supervisor;
 use super::running::Running;
+use super::swapping::Swapping;
 use crate::definition::Probe;
 use crate::error::Failure;
 use crate::health::To;
@@ -12,9 +13,12 @@ use crate::lifecycle;
 use crate::record::{State, Way};
 use crate::steering::gate::Waiting;
 use crate::steering::notified::{Bind, Heard};
-use crate::steering::{Binder, Bound, Drain, Looked};
-use crate::swap::{Canary, DRAIN_INTERVAL, Event};
+use crate::steering::{Binder, Bound, Drain, Looked, Remaining};
+use crate::swap::{Canary, DRAIN_INTERVAL, Event, Left};
 
+/// A generation that still has connections after this time is looked at less often, milliseconds.
+const SLOW_AFTER_MS: u64 = 1000;
+const SLOW_INTERVAL_MS: u64 = 200;
 /// So many probes in a row, each on a connection of its own, must be answered by the candidate.
 pub(super) const PROOFS: u32 = 3;
 
@@ -22,6 +26,7 @@ pub(super) const PROOFS: u32 = 3;
 #[derive(Debug)]
 pub(super) struct Draining {
     drain: Drain,
+    since: u64,
     until: u64,
     pub next: u64,
 }
@@ -174,13 +179,16 @@ impl Supervisor {
         }
     }
 
-    /// Begins to wait until a generation has no connections left.
+    /// Begins to wait until a generation has no connections left. It is not probed meanwhile: a probe is one.
     pub(super) fn drain_of(&mut self, generation: u32) {
         let now = self.now();
+        if let Some(running) = self.of(generation) {
+            running.prober.cancel();
+        }
         let drain = Drain::of(&self.steering, generation);
         if let Some(swap) = &mut self.swap {
             let until = now.saturating_add(swap.drain_ms);
-            swap.draining = Some(Draining { drain, until, next: now });
+            swap.draining = Some(Draining { drain, since: now, until, next: now });
         }
     }
 
@@ -191,13 +199,20 @@ impl Supervisor {
         else {
             return;
         };
-        let cgroup = self.get(draining.drain.generation()).map(|running| running.cgroup.clone());
-        let Looked { left, done } = draining.drain.look(&self.steering, cgroup.as_deref());
-        if done || now >= draining.until {
-            self.swap_happens(Event::Drained { left });
+        let running = self.get(draining.drain.generation());
+        let cgroup = running.map(|running| running.cgroup.clone());
+        let Looked { left: Remaining { connections, idle }, done } =
+            draining.drain.look(&self.steering, cgroup.as_deref());
+        let after_ms = now.saturating_sub(draining.since);
+        let must_end = self.swap.as_ref().is_some_and(Swapping::only_drains) && now >= draining.until;
+        if done || must_end {
+            let unhandled = running.filter(|_| connections > 0).and_then(Running::unhandled_stop);
+            self.swap_happens(Event::Drained(Left { connections, idle, after_ms, unhandled }));
             return;
         }
-        draining.next = now + milliseconds(DRAIN_INTERVAL);
+        // In a long soak some connections may stay: nobody waits for the moment in which they end.
+        let is_slow = connections > 0 && after_ms > SLOW_AFTER_MS;
+        draining.next = now + if is_slow { SLOW_INTERVAL_MS } else { milliseconds(DRAIN_INTERVAL) };
         if let Some(swap) = &mut self.swap {
             swap.draining = Some(draining);
         }

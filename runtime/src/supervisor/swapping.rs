@@ -48,6 +48,11 @@ impl Swapping {
         self.swap.way()
     }
 
+    /// Whether nothing but the end of connections is waited for.
+    pub fn only_drains(&self) -> bool {
+        self.swap.only_drains()
+    }
+
     /// When something is to be looked at, on the supervisor's clock.
     pub fn wakes_at(&self) -> Option<u64> {
         let drain = self.draining.as_ref().map(|draining| draining.next);
@@ -203,7 +208,12 @@ impl Supervisor {
             },
             Action::Share(canary) => self.share_with(candidate, canary),
             Action::Turn => self.turn_over(candidate),
-            Action::TurnBack => self.turn_to(old),
+            Action::TurnBack => {
+                self.turn_to(old);
+                if let Some(running) = self.of(old) {
+                    running.probe_after(0);
+                }
+            }
             Action::Drain { candidate: of_candidate } => {
                 self.drain_of(if of_candidate { candidate } else { old });
             }
@@ -283,9 +293,9 @@ impl Supervisor {
         let pid = self.active.as_ref().and_then(|active| active.pid).map_or(0, nix::unistd::Pid::as_raw);
         let cancelled = verdict == Verdict::Cancelled;
         let answer = match verdict {
-            Verdict::Swapped { gap_ms, waited } => {
+            Verdict::Swapped { gap_ms, waited, left } => {
                 let way = Some((swap.way(), swap.reason().to_owned()));
-                Answer::Swapped { pid, gap_ms, waited, way }
+                Answer::Swapped { pid, gap_ms, waited, way, left }
             }
             Verdict::WentBack { failure, gap_ms } => Answer::WentBack { failure, output, gap_ms },
             Verdict::NeitherServes { failure, back } => Answer::NeitherServes { failure, output, back },
@@ -303,7 +313,9 @@ impl Supervisor {
     /// How the swap ended, as events and in the history.
     fn tell_verdict(&mut self, old: u32, candidate: u32, served: bool, verdict: &Verdict) {
         let (kind, failure) = match verdict {
-            Verdict::Swapped { gap_ms, .. } => (Kind::Swapped { from: old, gap_ms: *gap_ms }, None),
+            Verdict::Swapped { gap_ms, left, .. } => {
+                (Kind::Swapped { from: old, gap_ms: *gap_ms, left: left.clone() }, None)
+            }
             Verdict::WentBack { failure, gap_ms } => {
                 let kind =
                     Kind::WentBack { from: candidate, gap_ms: *gap_ms, causes: causes(&failure.causes) };
