@@ -30,13 +30,9 @@ pub fn pretend() {
             "uninterrupted" => (libc::SYS_seccomp, 1, has_bit, 1 << 5, libc::EINVAL),
             "memory" => (libc::SYS_process_vm_readv, 2, is_equal, 1, libc::ENOSYS),
             "descriptor" => (libc::SYS_pidfd_getfd, 2, is_equal, 0, libc::ENOSYS),
-            "injection" => (
-                libc::SYS_ioctl,
-                1,
-                is_equal,
-                (libc::SECCOMP_IOCTL_NOTIF_ADDFD & 0xffff_ffff) as u32,
-                libc::EINVAL,
-            ),
+            "injection" => {
+                (libc::SYS_ioctl, 1, is_equal, libc::SECCOMP_IOCTL_NOTIF_ADDFD as u32, libc::EINVAL)
+            }
             "mark" => (libc::SYS_setsockopt, 2, is_equal, libc::SO_MARK.cast_unsigned(), libc::EPERM),
             "group" => (libc::SYS_setsockopt, 2, is_equal, 51, libc::ENOPROTOOPT),
             other => panic!("OPSRUN_TEST_LACKS: there is no {other}"),
