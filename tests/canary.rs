@@ -152,7 +152,6 @@ fn a_release_that_dies_with_its_share_costs_only_what_it_was_about_to_answer() {
     println!("{} requests, {:?} cut off with the new release", seen.requests, seen.failed);
     let failed: usize = seen.failed.values().sum();
     assert!(failed <= 16 && !seen.failed.contains_key("timeout"), "{:?}", seen.told);
-    seen.saw_only(&["one", "two"]);
 }
 
 #[test]

@@ -177,6 +177,8 @@ fn a_bind_that_a_supervisor_has_died_over_is_answered_by_the_next_one() {
         until(&format!("the second port is served, death {number}"), || {
             get(later, "/").as_deref() == Some("up\n")
         });
+        // Answered, it is done with when it is not on disk any more.
+        until("nobody answers it", || !host.path("run/opsrun/busybox/bind").exists());
         let survived = std::fs::remove_file(&armed).is_ok();
         let after =
             host.service_until("busybox", "it is supervised", |service| !service["supervisor"].is_null());

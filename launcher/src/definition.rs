@@ -98,6 +98,7 @@ pub(crate) fn decide(
                 .to_owned(),
             grace_ms: both.stop.grace.map_or(default::GRACE, |grace| grace.ms),
         },
+        stop_first: both.swap.stop_first.unwrap_or(false),
         init: both.init.unwrap_or(true),
         log: decide_log(&both.log)?,
     })
@@ -203,6 +204,8 @@ fn decide_health(
 mod tests {
     use std::path::Path;
 
+    use runtime::record::Way;
+
     use super::*;
     use crate::settings::parse_toml;
 
@@ -251,6 +254,20 @@ mod tests {
     fn with_a_port_alone_it_is_healthy_when_it_listens() {
         let definition = decide("ports = [8080]", "", &silent()).unwrap();
         assert_eq!(definition.health.probe, Probe::Tcp { address: "127.0.0.1".into(), port: 8080 });
+    }
+
+    #[test]
+    fn two_of_what_owns_its_files_never_run_at_the_same_time() {
+        let catalogue = "ports = [3306]\nswap = { stop_first = true }\n";
+        let way = |old, new| {
+            let decided = |own| decide(own, catalogue, &silent()).unwrap();
+            runtime::way::choose(&decided(old), &decided(new)).0
+        };
+        assert_eq!(way("", ""), Way::StopFirst);
+        let shared = "swap = { stop_first = false }";
+        assert_eq!(way(shared, shared), Way::Steered);
+        // Either of the two knows best.
+        assert_eq!([way("", shared), way(shared, "")], [Way::StopFirst; 2]);
     }
 
     #[test]

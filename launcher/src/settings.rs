@@ -426,6 +426,7 @@ mod tests {
             canary = "10%"
             canary_for = "5m"
             drain = "30s"
+            stop_first = true
             [hooks]
             pre_swap = [["keystone-manage", "db_sync", "--expand"]]
             post_commit = [["true"], ["sh", "-c", "date"]]

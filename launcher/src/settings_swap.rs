@@ -51,6 +51,8 @@ pub(crate) struct Terms {
     pub canary_for: Option<TimeSpan>,
     /// How long the old generation may take to end the connections that it has left.
     pub drain: Option<TimeSpan>,
+    /// Whether the old generation is always stopped first, since two must never run at the same time.
+    pub stop_first: Option<bool>,
 }
 
 impl Terms {
@@ -62,6 +64,7 @@ impl Terms {
             canary: self.canary.or(under.canary),
             canary_for: self.canary_for.or(under.canary_for),
             drain: self.drain.or(under.drain),
+            stop_first: self.stop_first.or(under.stop_first),
         }
     }
 

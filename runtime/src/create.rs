@@ -165,6 +165,7 @@ fn enter(
     os::die_with_parent();
     own_mounts(run)?;
     own_state(run, &bundle.id())?;
+    bundle.go_inside(run)?;
     let terminal = process.terminal().unwrap_or(false);
     let (engine, confinement) = bundle.for_engine(process, channel, false, false)?;
     let console = write_engine_bundle(run, &engine, terminal)?;
@@ -178,11 +179,7 @@ fn enter(
         .as_sibling(true)
         .with_process(Some(process_file))
         .build()
-        .map_err(|error| {
-            // Of a container that ended meanwhile libcontainer has made the cgroup anew.
-            bundle.remove_empty_cgroup();
-            container_error("enter the container", &error)
-        })?;
+        .map_err(|error| container_error("enter the container", &error))?;
     report_created(channel, pid.as_raw(), Vec::new(), console)
 }
 
@@ -306,6 +303,25 @@ impl Bundle {
             let _ = cgroup.clear();
         }
         unenforced
+    }
+
+    /// Goes into the container's cgroup, as do all that this process makes, and ends with the container from there on.
+    ///
+    /// libcontainer would make the cgroup of a container that has ended meanwhile anew, for nobody to remove. What it finds
+    /// in the cgroup's place is a folder that takes what it writes.
+    fn go_inside(&self, run: &Path) -> Result<(), Error> {
+        let failed = |source| Error::Io { doing: "enter the container's cgroup", source };
+        cgroup::Hierarchy::open()
+            .map_err(failed)?
+            .at(&self.cgroup)
+            .write("cgroup.procs", "0")
+            .map_err(failed)?;
+        let stand_in = run.join(ENGINE).join("cgroup");
+        fs_err::create_dir(&stand_in).map_err(failed)?;
+        fs_err::write(stand_in.join("cgroup.procs"), "").map_err(failed)?;
+        let place = Path::new(cgroup::MOUNT).join(self.cgroup.strip_prefix("/").unwrap_or(&self.cgroup));
+        mount(Some(&stand_in), &place, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .map_err(|errno| failed(errno.into()))
     }
 
     /// Removes the cgroup if nothing is in it. OK to fail: it may belong to the next container of this name already.

@@ -42,6 +42,9 @@ pub struct Definition {
     pub restart: Restart,
     /// How it is asked to end.
     pub stop: Stop,
+    /// Whether two generations of it must never run at the same time, as with a database, whose files have one owner.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stop_first: bool,
     /// Whether opsrun's own init is process 1 of the container.
     pub init: bool,
     /// How much of its output is kept; what an older opsrun wrote has the default.

@@ -29,6 +29,7 @@ fn rules() -> Definition {
             stable_after_ms: 60_000,
         },
         stop: Stop { signal: "SIGTERM".into(), grace_ms: 5000 },
+        stop_first: false,
         init: true,
         log: crate::log::Rotation::default(),
     }

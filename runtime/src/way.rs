@@ -21,6 +21,9 @@ pub fn choose(old: &Definition, new: &Definition) -> (Way, &'static str) {
     let asked_inside = |definition: &Definition| {
         matches!(definition.health.probe, Probe::Runs { .. } | Probe::Command { .. })
     };
+    if old.stop_first || new.stop_first {
+        return (Way::StopFirst, "two of it must not run at the same time");
+    }
     if old.ports.is_empty() && new.ports.is_empty() {
         if !asked_inside(old) || !asked_inside(new) {
             return (Way::StopFirst, "its health check could be answered by either of the two");

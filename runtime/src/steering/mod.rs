@@ -118,7 +118,12 @@ impl Steering {
 
     /// The call that a supervisor before has died over, to be answered as if it had been heard only now.
     pub(crate) fn unanswered(&self, notified: &Notified, generation: u32) -> Option<Bind> {
-        self.pending.left(generation).filter(|bind| notified.waits(bind))
+        let left = self.pending.left(generation)?;
+        if notified.waits(&left) {
+            return Some(left);
+        }
+        self.pending.forget();
+        None
     }
 
     /// Answers a call.

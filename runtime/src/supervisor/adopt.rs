@@ -78,7 +78,11 @@ pub(super) fn settle_swap(folders: &ServiceFolders) -> Result<(), Error> {
     match (back, swap.other) {
         (true, _) => history.ended(loser, End::WentBack { reason: reason() })?,
         (false, Other::Candidate) => history.ended(loser, End::NeverHealthy { reason: reason() })?,
-        (false, Other::Previous) => {}
+        // The record went over to the candidate, and after that the history does.
+        (false, Other::Previous) => {
+            history.ended(loser, End::Replaced { by: record.generation })?;
+            history.serves(record.generation)?;
+        }
     }
     if back {
         record = Running::prepare(folders, swap.generation)?.record;
@@ -86,6 +90,7 @@ pub(super) fn settle_swap(folders: &ServiceFolders) -> Result<(), Error> {
         record.changed_at_ms = now_unix_ms();
         if record.process.as_ref().is_some_and(Process::is_alive) {
             record.state = State::Running;
+            history.serves(swap.generation)?;
         }
     }
     if !record.process.as_ref().is_some_and(Process::is_alive) && record.wanted == Wanted::Up {
