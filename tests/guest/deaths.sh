@@ -82,10 +82,11 @@ check "in several files" test "$(files | wc -l)" -gt 2
 echo "    $(cat lines) of the two streams in $(files | wc -l) files, $kills kills"
 check "nothing is left" until_true 5 none_left
 
-# Slow to end, so that a supervisor can be killed meanwhile.
+# Slow to end, so that a supervisor can be killed meanwhile. The next one asks once more, since it cannot know whether the one
+# before it came to that.
 echo "listen=127.0.0.1:8080" > /opt/web/conf/busybox.conf
 cat >> /opt/web/conf/busybox.conf <<'END'
-trap 'sleep 6; echo "ended as it wanted"; exit' TERM
+trap 'trap "" TERM; sleep 6; echo "ended as it wanted"; exit' TERM
 httpd -f -p "$listen" -h /www &
 wait
 wait
