@@ -232,6 +232,7 @@ fn runtime(error: &runtime::Error) -> Option<String> {
             format!("opsrun restart {service}, or opsrun stop {service} first")
         }
         E::NotRunning { service } => format!("opsrun start {service}"),
+        E::BeingStarted { service } | E::Swapping { service, .. } => format!("opsrun status {service}"),
         E::Busy { .. } => "wait until it has ended; `ps -fp PROCESS` shows what it is".into(),
         E::PortTaken { .. } => {
             "stop what listens there, or give one of the two another port in its configuration".into()

@@ -59,6 +59,10 @@ impl Replacement<'_> {
     /// [`Error::WentBack`] when the old generation serves, [`Error::NeitherServes`] when it does not; any other: nothing
     /// has changed.
     pub(crate) fn perform(self) -> Result<Exit, Error> {
+        if let Some(release) = self.before.swapped_to() {
+            let (service, release) = (self.service.to_string(), release.to_owned());
+            return Err(runtime::Error::Swapping { service, release }.into());
+        }
         if self.is_up && !self.even_if_alike && self.candidate.is_like(self.before.generation)? {
             return self.stay();
         }
@@ -90,11 +94,8 @@ impl Replacement<'_> {
 
     /// What runs is what is asked for: only what was left undone before is done.
     fn stay(self) -> Result<Exit, Error> {
-        let Record { generation, ref release, ref swap, .. } = *self.before;
+        let Record { generation, ref release, .. } = *self.before;
         let service = self.service.to_string();
-        if swap.is_some() {
-            return Err(runtime::Error::Swapping { service, release: release.clone() }.into());
-        }
         match &self.put_back {
             Some(put_back) if put_back.is_needed(generation)? => put_back.put(generation, generation),
             _ => {
@@ -151,10 +152,13 @@ impl Replacement<'_> {
             }
             Err(error @ runtime::Error::CandidateFailed { .. }) => Err(self.went_back(error.into())),
             Err(error @ (runtime::Error::SupervisorGone { .. } | runtime::Error::SwapCancelled { .. })) => {
+                if matches!(error, runtime::Error::SwapCancelled { .. }) {
+                    // It may serve for a moment yet, and is not to be brought back.
+                    let back = runtime::Error::NotRunning { service: self.service.to_string() };
+                    return Err(self.neither_serves(error.into(), back.into()));
+                }
                 // The record tells which side the swap went to.
-                // One that was asked to end is not to be brought back.
-                let cancelled = matches!(error, runtime::Error::SwapCancelled { .. });
-                let back = if cancelled { Ok(()) } else { supervise_again(&folders) };
+                let back = supervise_again(&folders);
                 if Record::read(&folders)?.is_some_and(|record| record.generation == number) {
                     print::warning(&error.to_string());
                     if let Err(back) = back {

@@ -251,9 +251,13 @@ pub fn stop(folders: &ServiceFolders) -> Result<Stopped, Error> {
         }
         Stopped { release: record.release, took: began.elapsed() }
     };
+    // A service whose first start is stopped has no record after that.
+    let begun = Record::read(folders).ok().flatten();
     match ask_who_comes(folders, &Command::Stop)? {
-        // Read only now: a corrupt record is a good one again.
-        Some(Answer::Stopped) => return Ok(stopped(Record::read(folders)?.ok_or_else(not_running)?)),
+        // Read again only now: a corrupt record is a good one again.
+        Some(Answer::Stopped) => {
+            return Ok(stopped(Record::read(folders)?.or(begun).ok_or_else(not_running)?));
+        }
         Some(other) => return Err(refusal(other, folders)),
         None => {}
     }

@@ -119,6 +119,12 @@ pub enum Error {
         /// The process that holds its lock; 0 when unknown.
         holder: i32,
     },
+    /// Somebody waits until it is healthy.
+    #[error("{service} is being started")]
+    BeingStarted {
+        /// The service.
+        service: String,
+    },
     /// Another generation is about to take the place of the one that runs.
     #[error("{service} is being swapped to {release}")]
     Swapping {

@@ -235,6 +235,15 @@ pub struct Exit {
 }
 
 impl Record {
+    /// The release that a swap which is under way is to.
+    #[must_use]
+    pub fn swapped_to(&self) -> Option<&str> {
+        self.swap.as_ref().map(|swap| match swap.other {
+            Other::Candidate => swap.release.as_str(),
+            Other::Previous => self.release.as_str(),
+        })
+    }
+
     /// Reads the record of a service; `None` when it has none.
     ///
     /// # Errors

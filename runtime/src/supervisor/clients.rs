@@ -160,6 +160,11 @@ impl Supervisor {
         }
     }
 
+    /// Whether anybody waits for this.
+    pub(super) fn is_awaited(&self, awaited: Awaited) -> bool {
+        self.clients.iter().any(|client| client.waits_for == Some(awaited))
+    }
+
     /// Says something to those who wait for it; one that no longer listens does not matter to the service.
     pub(super) fn answer(&mut self, awaited: Awaited, answer: &Answer) {
         self.clients.retain_mut(|client| {

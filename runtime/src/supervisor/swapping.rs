@@ -14,7 +14,7 @@ use crate::error::{Error, Failure};
 use crate::events::{By, Kind, causes};
 use crate::history::End;
 use crate::lifecycle::{self, Life, Outcome};
-use crate::record::{self, Other, Way};
+use crate::record::{self, Other, State, Way};
 use crate::steering::gate::Gate;
 use crate::swap::{Action, Canary, DRAIN, Event, Request, Swap, Verdict};
 use crate::way;
@@ -79,7 +79,7 @@ impl Supervisor {
     /// Begins to put a generation in place of the active one.
     ///
     /// # Errors
-    /// [`Error::NotRunning`], [`Error::Swapping`], [`Error::NoCanary`], and when the candidate's bundle cannot be read.
+    /// [`Error::NotRunning`], [`Error::Swapping`], [`Error::BeingStarted`], [`Error::NoCanary`], and when the candidate's bundle cannot be read.
     pub(super) fn begin_swap(&mut self, request: &Request, by: By) -> Result<(), Error> {
         let &Request { generation: candidate, start_timeout_ms, soak_ms, drain_ms, stop_first, canary } =
             request;
@@ -90,6 +90,10 @@ impl Supervisor {
         let Some(active) = self.active.as_ref().filter(|active| !active.life.is_over()) else {
             return Err(Error::NotRunning { service });
         };
+        // Who waits for the start is to be told how it ends.
+        if active.life.state() == State::Starting && self.is_awaited(Awaited::Up) {
+            return Err(Error::BeingStarted { service });
+        }
         let old = active.generation();
         let running = Running::prepare(&self.folders, candidate)?;
         let (mut way, reason) = way::choose(&active.definition, &running.definition);
