@@ -405,7 +405,8 @@ fn a_host_without_memory_for_another_generation_is_refused() {
     let done = swap(&[]);
     done.fails(1, &["refused: memory: beside zed, which uses ", "opsrun stats busybox"]);
     insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
-        insta::assert_snapshot!("no_memory", it.without_numbers(&done.stderr));
+        // How much a web server takes depends on how it was built.
+        insta::assert_snapshot!("no_memory", it.without_numbers(&done.stderr).replace("N kB", "N MB"));
     });
     it.is_as(&before);
     // Where the old one goes first it leaves its memory to the new one.
