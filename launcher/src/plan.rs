@@ -220,7 +220,7 @@ fn steps(proposal: &Proposal<'_>, terms: &Terms, way: Way, number: u32) -> Resul
     }
     add("commit", format!("the record goes over to generation {number}: {new} serves"));
     if way == Way::Steered {
-        let drain = span(proposal.said.both.swap.drain_ms(terms).max(terms.soak.ms));
+        let drain = span(proposal.said.both.swap.drain_ms(terms.drain).max(terms.soak.ms));
         add("drain", format!("generation {before} has {drain} to end the connections that it has left"));
     }
     add("soak", format!("for {} it must stay up and healthy; {back}", span(terms.soak.ms)));

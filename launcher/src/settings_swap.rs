@@ -6,7 +6,6 @@ use runtime::swap::{Canary, DRAIN};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-use crate::arguments;
 use crate::time_span::TimeSpan;
 
 /// Commands that are run around a swap, each in a container of its own of the new image.
@@ -69,16 +68,16 @@ impl Terms {
     }
 
     /// The share for the new generation of a `swap`; what is typed wins, and `0%` is none.
-    pub(crate) fn canary(&self, typed: &arguments::Terms) -> Option<Canary> {
-        let share = typed.canary.or(self.canary).filter(|share| !share.is_none())?;
-        let time = typed.canary_for.or(self.canary_for).unwrap_or(Self::CANARY_FOR);
+    pub(crate) fn canary(&self, typed: Option<Share>, typed_for: Option<TimeSpan>) -> Option<Canary> {
+        let share = typed.or(self.canary).filter(|share| !share.is_none())?;
+        let time = typed_for.or(self.canary_for).unwrap_or(Self::CANARY_FOR);
         Some(Canary { share, for_ms: time.ms })
     }
 
     /// How long the old generation may take; what is typed wins.
-    pub(crate) fn drain_ms(&self, typed: &arguments::Terms) -> u64 {
+    pub(crate) fn drain_ms(&self, typed: Option<TimeSpan>) -> u64 {
         let default = || u64::try_from(DRAIN.as_millis()).unwrap_or(u64::MAX);
-        typed.drain.or(self.drain).map_or_else(default, |time| time.ms)
+        typed.or(self.drain).map_or_else(default, |time| time.ms)
     }
 }
 

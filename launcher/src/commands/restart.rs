@@ -50,7 +50,7 @@ pub(crate) fn restart(layout: &Layout, arguments: ServiceOnly) -> Result<Exit, E
         put_back: None,
         terms: &Terms::WITHOUT_SOAK,
         canary: None,
-        drain_ms: said.both.swap.drain_ms(&Terms::WITHOUT_SOAK),
+        drain_ms: said.both.swap.drain_ms(Terms::WITHOUT_SOAK.drain),
         hooked: None,
     }
     .perform()

@@ -67,7 +67,7 @@ pub(crate) fn rollback(layout: &Layout, arguments: Rollback) -> Result<Exit, Err
         put_back: (!arguments.keep_config).then_some(PutBack { remake, by: Cause::Rollback }),
         terms,
         canary: proposal.canary,
-        drain_ms: said.both.swap.drain_ms(terms),
+        drain_ms: said.both.swap.drain_ms(terms.drain),
         hooked: None,
     }
     .perform()

@@ -58,7 +58,7 @@ pub(crate) fn swap(layout: &Layout, arguments: Swap) -> Result<Exit, Error> {
         put_back: configuration.map(|_| PutBack { remake, by: Cause::Swap }),
         terms,
         canary: proposal.canary,
-        drain_ms: said.both.swap.drain_ms(terms),
+        drain_ms: said.both.swap.drain_ms(terms.drain),
         hooked: Some(hooked),
     }
     .perform()

@@ -201,7 +201,7 @@ impl<'a> Proposal<'a> {
             limits,
             said,
             terms,
-            canary: said.both.swap.canary(terms),
+            canary: said.both.swap.canary(terms.canary, terms.canary_for),
         })
     }
 
@@ -250,7 +250,7 @@ impl<'a> Proposal<'a> {
             said,
             terms,
             // Who goes back wants to be back, unless it is typed.
-            canary: settings_swap::Terms::default().canary(terms),
+            canary: settings_swap::Terms::default().canary(terms.canary, terms.canary_for),
         })
     }
 
