@@ -4,7 +4,7 @@ mod support;
 
 use std::process::Command;
 
-use support::load::{Asking, Load, Seen};
+use support::load::{Asking, Load, REQUESTS_MIN, Seen};
 use support::{Done, Host, get, until};
 
 /// A service that answers with its release's word, on a kernel that lacks something.
@@ -74,7 +74,7 @@ impl Drop for Lacking {
 #[track_caller]
 fn all_could_connect(seen: &Seen) {
     println!("{} requests, {:?} failed, slowest {:?}", seen.requests, seen.failed, seen.slowest);
-    assert!(seen.requests > 100, "{} requests are no load", seen.requests);
+    assert!(seen.requests >= REQUESTS_MIN, "{} requests are no load", seen.requests);
     // An answer with an error is one.
     let told = seen.told.iter().filter(|(_, why)| !why.starts_with("status")).collect::<Vec<_>>();
     let cut: usize = seen.failed.iter().filter(|(kind, _)| **kind != "status").map(|(_, count)| count).sum();

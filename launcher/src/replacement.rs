@@ -151,12 +151,12 @@ impl Replacement<'_> {
                 Err(self.neither_serves(source.into(), back.into()))
             }
             Err(error @ runtime::Error::CandidateFailed { .. }) => Err(self.went_back(error.into())),
-            Err(error @ (runtime::Error::SupervisorGone { .. } | runtime::Error::SwapCancelled { .. })) => {
-                if matches!(error, runtime::Error::SwapCancelled { .. }) {
-                    // It may serve for a moment yet, and is not to be brought back.
-                    let back = runtime::Error::NotRunning { service: self.service.to_string() };
-                    return Err(self.neither_serves(error.into(), back.into()));
-                }
+            Err(error @ runtime::Error::SwapCancelled { .. }) => {
+                // It may serve for a moment yet, and is not to be brought back.
+                let back = runtime::Error::NotRunning { service: self.service.to_string() };
+                Err(self.neither_serves(error.into(), back.into()))
+            }
+            Err(error @ runtime::Error::SupervisorGone { .. }) => {
                 // The record tells which side the swap went to.
                 let back = supervise_again(&folders);
                 if Record::read(&folders)?.is_some_and(|record| record.generation == number) {

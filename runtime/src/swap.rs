@@ -337,9 +337,7 @@ impl Swap {
             {
                 // Whoever wants to try it on a few does not want it for all at once.
                 let failure = Failure::new(reason).within("it cannot get a share of the connections");
-                let mut actions = vec![Action::ClearCandidate];
-                actions.extend(self.end(Verdict::WentBack { failure, gap_ms: 0 }));
-                actions
+                self.give_up(failure)
             }
             (Stage::Making, Event::Collides(reason)) if steered => {
                 (self.way, self.reason) = (Way::Gated, reason);
@@ -365,13 +363,9 @@ impl Swap {
                 None => self.turn(),
             },
             (Stage::Sharing, Event::Shared) => {
-                let canary = self.canary.into_iter();
-                canary
-                    .flat_map(|canary| {
-                        let until = now.saturating_add(canary.for_ms);
-                        [Action::Tell(Step::Sharing(canary)), Action::Wake(until)]
-                    })
-                    .collect()
+                let Some(canary) = self.canary else { return (self, Vec::new()) };
+                let until = now.saturating_add(canary.for_ms);
+                vec![Action::Tell(Step::Sharing(canary)), Action::Wake(until)]
             }
             (Stage::Sharing, Event::TimeIsUp) => self.turn(),
             (Stage::Sharing, Event::Failed(failure)) => self.withdraw(failure),
@@ -382,14 +376,12 @@ impl Swap {
             }
             (Stage::Making, Event::Healthy) if gated => {
                 let failure = Failure::new("it is healthy, and has not bound its port");
-                let mut actions = vec![Action::ClearCandidate];
-                actions.extend(self.end(Verdict::WentBack { failure, gap_ms: 0 }));
-                actions
+                self.give_up(failure)
             }
             (Stage::Turning, Event::Turned) => self.commit(now),
             (Stage::Turning, Event::Failed(failure)) => {
-                let mut actions = vec![Action::TurnBack, Action::ClearCandidate];
-                actions.extend(self.end(Verdict::WentBack { failure, gap_ms: 0 }));
+                let mut actions = vec![Action::TurnBack];
+                actions.extend(self.give_up(failure));
                 actions
             }
             (Stage::Making, Event::Parked) => {
@@ -424,11 +416,7 @@ impl Swap {
                 actions
             }
             (Stage::Retiring, Event::OldDown) => self.end(self.swapped()),
-            (Stage::Making, Event::Failed(failure)) => {
-                let mut actions = vec![Action::ClearCandidate];
-                actions.extend(self.end(Verdict::WentBack { failure, gap_ms: 0 }));
-                actions
-            }
+            (Stage::Making, Event::Failed(failure)) => self.give_up(failure),
             // The old one is on its way down; it is brought back when it is.
             (Stage::StoppingOld, Event::Failed(failure)) => {
                 self.failure = Some(failure);
@@ -513,6 +501,13 @@ impl Swap {
         } else {
             actions.extend(self.end(self.swapped()));
         }
+        actions
+    }
+
+    /// The candidate goes, and the old one has served all along.
+    fn give_up(&mut self, failure: Failure) -> Vec<Action> {
+        let mut actions = vec![Action::ClearCandidate];
+        actions.extend(self.end(Verdict::WentBack { failure, gap_ms: 0 }));
         actions
     }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::key::Key;
+use super::sockets::Socket;
 use super::{Drain, Held, Steering, inode_of, sockets};
 use crate::cgroup::Hierarchy;
 use crate::swap::{DRAIN, DRAIN_INTERVAL};
@@ -31,30 +32,44 @@ impl Steering {
             let uid = self.uid.as_raw();
             wanted.extend(sockets::listeners(*port)?.into_iter().filter(|socket| socket.uid == uid));
         }
+        wanted.retain(|socket| !self.holds(socket.inode));
+        self.take_duplicates(side, wanted, false)?;
+        self.look();
+        Ok(())
+    }
+
+    fn holds(&self, inode: u64) -> bool {
+        self.held.iter().any(|it| it.inode == inode)
+    }
+
+    /// Takes duplicates of these sockets from the processes of a generation, of those that have them. One that is foreign
+    /// is in no group, and listens.
+    fn take_duplicates(&mut self, side: Side<'_>, mut wanted: Vec<Socket>, foreign: bool) -> io::Result<()> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
         for process in Hierarchy::open()?.at(side.cgroup).processes()? {
             for (descriptor, inode) in sockets::descriptors(process) {
-                let known = self.held.iter().any(|it| it.inode == inode);
-                let Some(socket) = wanted.iter().find(|socket| socket.inode == inode && !known) else {
-                    continue;
-                };
+                let Some(at) = wanted.iter().position(|it| it.inode == inode) else { continue };
                 // Processes end, and close descriptors, while they are looked at.
-                let Ok(found) = duplicate(process, descriptor) else { continue };
-                if inode_of(found.as_fd()) == Ok(inode) {
-                    let key = Key::of(found.as_fd(), socket.local)?;
-                    let generation = side.generation;
-                    self.held.push(Held {
-                        generation,
-                        key,
-                        socket: found,
-                        inode,
-                        index: None,
-                        foreign: false,
-                    });
+                let Ok(socket) = duplicate(process, descriptor) else { continue };
+                if inode_of(socket.as_fd()) == Ok(inode) {
+                    let key = Key::of(socket.as_fd(), wanted.remove(at).local)?;
+                    let (generation, index) = (side.generation, foreign.then_some(0));
+                    self.held.push(Held { generation, key, socket, inode, index, foreign });
                 }
             }
         }
-        self.look();
         Ok(())
+    }
+
+    /// Duplicates also of listeners that were bound without anybody hearing of it.
+    pub(super) fn take_foreign(&mut self, side: Side<'_>, ports: &[u16]) -> io::Result<()> {
+        let mut wanted = Vec::new();
+        for port in ports {
+            wanted.extend(sockets::listeners(*port)?.into_iter().filter(|it| !self.holds(it.inode)));
+        }
+        self.take_duplicates(side, wanted, true)
     }
 
     /// Sends clients to one of two generations, and waits until the other has done with what it has.
@@ -78,7 +93,7 @@ impl Steering {
     }
 }
 
-pub(super) fn duplicate(process: i32, descriptor: i32) -> io::Result<OwnedFd> {
+fn duplicate(process: i32, descriptor: i32) -> io::Result<OwnedFd> {
     let pid = Pid::from_raw(process).ok_or(io::ErrorKind::NotFound)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     Ok(pidfd_getfd(&pidfd, descriptor, PidfdGetfdFlags::empty())?)

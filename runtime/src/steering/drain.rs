@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::{Remaining, Steering};
+use super::{Remaining, Steering, sockets};
 
 /// A connection is nowhere for a moment between the queue and the process that accepts it: so many looks must agree.
 const LOOKS: u32 = 3;
@@ -43,12 +43,14 @@ impl Drain {
     /// Looks once. What nobody can accept any more is counted and not waited for; what cannot be counted, since its container
     /// is gone, is nothing.
     pub(crate) fn look(&mut self, steering: &Steering, cgroup: Option<&Path>) -> Looked {
-        if cgroup.is_some_and(|cgroup| steering.is_deserted(self.generation, cgroup)) {
+        let Some(cgroup) = cgroup else { return self.found(Remaining::default()) };
+        let open = sockets::open_in(cgroup).unwrap_or_default();
+        if steering.is_deserted(self.generation, &open) {
             let connections = steering.queued(self.generation).unwrap_or(0);
             return Looked { left: Remaining { connections, idle: 0 }, done: true };
         }
-        let count = |cgroup| steering.remaining(self.generation, cgroup, &self.half_open).unwrap_or_default();
-        self.found(cgroup.map(count).unwrap_or_default())
+        let left = steering.remaining(self.generation, &open, &self.half_open).unwrap_or_default();
+        self.found(left)
     }
 
     fn found(&mut self, left: Remaining) -> Looked {

@@ -5,11 +5,10 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::AsFd;
 
-use super::again::{Side, duplicate};
+use super::again::Side;
 use super::key::Key;
 use super::notified::{Bind, Notified};
-use super::{Binder, Held, Steering, asked, has_ties, inode_of, sockets};
-use crate::cgroup::Hierarchy;
+use super::{Binder, Steering, asked, has_ties, inode_of, sockets};
 
 /// What waits at a closed gate, and what is kept behind it.
 #[derive(Debug, Default)]
@@ -51,36 +50,11 @@ impl Steering {
     /// own, so that nobody waits there in vain.
     pub(crate) fn keep_for(&mut self, old: Side<'_>, gate: &Gate, ports: &[u16]) -> io::Result<()> {
         self.look();
-        self.take_from(old, ports)?;
+        self.take_foreign(old, ports)?;
         let is_in_vain = |key: &Key| {
             !ports.contains(&key.port) || gate.waiting.iter().any(|it| it.key.overlaps(key) && !it.takes(key))
         };
         self.held.retain(|it| it.generation != old.generation || !is_in_vain(&it.key));
-        Ok(())
-    }
-
-    /// Duplicates also of listeners that were bound without anybody hearing of it.
-    fn take_from(&mut self, old: Side<'_>, ports: &[u16]) -> io::Result<()> {
-        let mut wanted = Vec::new();
-        for port in ports {
-            let known = |inode| self.held.iter().any(|it| it.inode == inode);
-            wanted.extend(sockets::listeners(*port)?.into_iter().filter(|it| !known(it.inode)));
-        }
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        for process in Hierarchy::open()?.at(old.cgroup).processes()? {
-            for (descriptor, inode) in sockets::descriptors(process) {
-                let Some(at) = wanted.iter().position(|it| it.inode == inode) else { continue };
-                // Processes end, and close descriptors, while they are looked at.
-                let Ok(socket) = duplicate(process, descriptor) else { continue };
-                if inode_of(socket.as_fd()) == Ok(inode) {
-                    let key = Key::of(socket.as_fd(), wanted.remove(at).local)?;
-                    let generation = old.generation;
-                    self.held.push(Held { generation, key, socket, inode, index: Some(0), foreign: true });
-                }
-            }
-        }
         Ok(())
     }
 

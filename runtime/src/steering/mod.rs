@@ -412,14 +412,13 @@ impl Steering {
     }
 
     /// Which connections a generation has not done with: those that wait to be accepted, of the half-open ones those in
-    /// `half_open`, and those that its processes have open.
+    /// `half_open`, and of those in `open`, which its processes have, the connections.
     pub(crate) fn remaining(
         &self,
         generation: u32,
-        cgroup: &Path,
+        open: &HashSet<u64>,
         half_open: &HashSet<SocketAddr>,
     ) -> io::Result<Remaining> {
-        let open = sockets::open_in(cgroup)?;
         let mut found = Remaining { connections: self.queued(generation)?, idle: 0 };
         for port in self.ports(generation) {
             if !half_open.is_empty() {
@@ -433,9 +432,8 @@ impl Steering {
         Ok(found)
     }
 
-    /// Whether no process of a generation is left that could accept a connection.
-    pub(crate) fn is_deserted(&self, generation: u32, cgroup: &Path) -> bool {
-        let open = sockets::open_in(cgroup).unwrap_or_default();
+    /// Whether no process of a generation, which have these sockets open, is left that could accept a connection.
+    pub(crate) fn is_deserted(&self, generation: u32, open: &HashSet<u64>) -> bool {
         !self.of(generation).any(|it| open.contains(&it.inode))
     }
 

@@ -51,23 +51,19 @@ impl Server {
 
     /// Waits for its next bind of a port and has it answered.
     pub(super) fn binds(&self, steering: &mut Steering, ports: &[u16]) -> Bound {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            assert!(Instant::now() < deadline, "it does not bind");
-            let Heard::Bind(bind) = self.notified.hear().expect("heard") else {
-                std::thread::yield_now();
-                continue;
-            };
-            let by = Binder { generation: self.generation, ports, cgroup: &self.cgroup };
-            match steering.answer(&self.notified, &bind, by) {
-                Bound::NotOurs => {}
-                bound => return bound,
-            }
-        }
+        self.at_a_bind(ports, |bind, by| match steering.answer(&self.notified, &bind, by) {
+            Bound::NotOurs => None,
+            bound => Some(bound),
+        })
     }
 
     /// Waits for its bind of a port, and leaves it unanswered.
     fn waits(&self, ports: &[u16]) -> Waiting {
+        self.at_a_bind(ports, |bind, by| Waiting::of(&self.notified, bind, by))
+    }
+
+    /// Waits for the next bind of which something comes.
+    fn at_a_bind<T>(&self, ports: &[u16], mut comes_of: impl FnMut(Bind, Binder<'_>) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             assert!(Instant::now() < deadline, "it does not bind");
@@ -76,8 +72,8 @@ impl Server {
                 continue;
             };
             let by = Binder { generation: self.generation, ports, cgroup: &self.cgroup };
-            if let Some(waiting) = Waiting::of(&self.notified, bind, by) {
-                return waiting;
+            if let Some(found) = comes_of(bind, by) {
+                return found;
             }
         }
     }
@@ -192,7 +188,8 @@ fn clients_stay_with_the_active_generation_until_they_are_turned_over() {
     steering.turn_to(1).expect("turned back");
     assert_eq!((asked(port, false), asked(port, true)), ("old".into(), "new".into()));
     steering.turn_to(2).expect("turned");
-    assert_eq!(steering.remaining(1, &old.cgroup, &HashSet::new()).expect("counted"), Remaining::default());
+    let open = sockets::open_in(&old.cgroup).expect("looked");
+    assert_eq!(steering.remaining(1, &open, &HashSet::new()).expect("counted"), Remaining::default());
     old.end();
     steering.forget(1);
     for _ in 0..20 {

@@ -79,7 +79,8 @@ impl Supervisor {
     /// Begins to put a generation in place of the active one.
     ///
     /// # Errors
-    /// [`Error::NotRunning`], [`Error::Swapping`], [`Error::BeingStarted`], [`Error::NoCanary`], and when the candidate's bundle cannot be read.
+    /// [`Error::NotRunning`], [`Error::Swapping`], [`Error::BeingStarted`], [`Error::NoCanary`], and when the candidate's
+    /// bundle cannot be read.
     pub(super) fn begin_swap(&mut self, request: &Request, by: By) -> Result<(), Error> {
         let &Request { generation: candidate, start_timeout_ms, soak_ms, drain_ms, stop_first, canary } =
             request;
