@@ -372,6 +372,43 @@ pub fn bring_loopback_up() -> io::Result<()> {
     }
 }
 
+/// Bytes of the longest value that [`socket_option`] reads: a `struct timeval`, a name of a congestion control.
+const OPTION_BYTES_MAX: usize = 16;
+
+/// The value of an option of a socket, as the kernel writes it (getsockopt(2)).
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn socket_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> io::Result<Vec<u8>> {
+    let mut value = vec![0_u8; OPTION_BYTES_MAX];
+    let mut length = libc::socklen_t::try_from(OPTION_BYTES_MAX).expect("OK because it is 16");
+    let to = value.as_mut_ptr().cast();
+    // SAFETY: the kernel writes at most `length` bytes, which the vector has, and how many it wrote.
+    let answer = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, to, &raw mut length) };
+    if answer != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    value.truncate(length as usize);
+    Ok(value)
+}
+
+/// Gives an option of a socket a value (setsockopt(2)).
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn set_socket_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &[u8],
+) -> io::Result<()> {
+    let length =
+        libc::socklen_t::try_from(value.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: the kernel reads `length` bytes of the value.
+    let answer = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), length) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// `SO_ATTACH_REUSEPORT_CBPF` of asm-generic/socket.h, the same number on every architecture that opsrun runs on.
 const ATTACH_REUSEPORT_CBPF: libc::c_int = 51;
 

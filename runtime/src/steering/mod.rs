@@ -16,6 +16,7 @@
 #[cfg(test)]
 mod abuse_tests;
 mod again;
+mod alike;
 mod drain;
 pub(crate) mod filter;
 pub(crate) mod gate;
@@ -39,6 +40,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
 
 pub(crate) use self::again::Side;
+use self::alike::set_alike;
 pub(crate) use self::drain::{Drain, Looked};
 use self::group::Routes;
 pub(crate) use self::group::{PROBE_MARK, SERVING_MARK};
@@ -510,20 +512,6 @@ fn asked(bind: &Bind, by: Binder<'_>) -> Option<(OwnedFd, SocketAddr, Key)> {
     // A mismatch is an error that the kernel has the right number for.
     let fits = sockopt::socket_domain(&socket).is_ok_and(|domain| domain == family);
     (fits && bind.may_bind(address.port())).then_some((socket, address, key))
-}
-
-/// Gives a listener what a program has set on the socket that it takes the place of: another program may have used it.
-fn set_alike(listener: BorrowedFd<'_>, socket: BorrowedFd<'_>) {
-    // OK to ignore: all of them can be set on any socket of TCP.
-    if let Ok(flags) = rustix::fs::fcntl_getfl(socket) {
-        let _ = rustix::fs::fcntl_setfl(listener, flags);
-    }
-    if let Ok(keepalive) = sockopt::socket_keepalive(socket) {
-        let _ = sockopt::set_socket_keepalive(listener, keepalive);
-    }
-    if let Ok(nodelay) = sockopt::tcp_nodelay(socket) {
-        let _ = sockopt::set_tcp_nodelay(listener, nodelay);
-    }
 }
 
 /// Whether the program has the socket twice, or waits on it already: another in its place would not get all of it.
