@@ -1,5 +1,7 @@
 //! Asks an HTTP server again and again from many connections at once, and counts what came of it.
 //! It knows nothing of services, nor of why anybody asks.
+//!
+//! The tests and `scripts/bench` have clients of their own (`tests/support/load.rs`): nothing of the program may judge the program.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};

@@ -16,6 +16,7 @@ use crate::channel::{Channel, Go, Purpose, Report, Request};
 use crate::confine::is_missing;
 use crate::error::{Error, Failure};
 use crate::record::Process;
+use crate::small_file;
 use crate::steering::notified::Notified;
 use crate::systemd;
 
@@ -274,12 +275,16 @@ pub(crate) fn shell_status(wait_status: i32) -> i32 {
 }
 
 fn start_ticks(pid: i32) -> io::Result<u64> {
-    let stat = procfs::process::Process::new(pid).and_then(|process| process.stat());
-    let stat = stat.map_err(io::Error::other)?;
-    if stat.state == 'Z' || stat.state == 'X' {
+    let stat = small_file::read_at_once(Path::new(&format!("/proc/{pid}/stat")))?;
+    // The second field is the program's name in brackets, which may hold anything; the others are numbers and letters.
+    let name_ends = stat.iter().rposition(|&byte| byte == b')').unwrap_or(0);
+    let mut fields = stat[name_ends..].split(|&byte| byte == b' ').skip(1);
+    if fields.next().is_none_or(|state| matches!(state, b"Z" | b"X")) {
         return Err(io::Error::from(io::ErrorKind::NotFound));
     }
-    Ok(stat.starttime)
+    // Of those behind the third: field 22 (proc_pid_stat(5)).
+    let ticks = fields.nth(18).and_then(|field| std::str::from_utf8(field).ok()?.parse().ok());
+    ticks.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
 /// The number of this boot, which no process outlives.

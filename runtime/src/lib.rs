@@ -56,6 +56,7 @@ pub mod record;
 pub mod replace;
 mod seccomp;
 pub mod share;
+mod small_file;
 pub mod stats;
 pub mod status;
 mod steering;

@@ -5,13 +5,15 @@
 //! unlike flock(2) it can be asked about without being taken, so that `opsrun ps` never stands in anyone's way.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
-use std::os::fd::AsRawFd;
+use std::io::{self, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+
+use crate::small_file;
 
 /// A held lock; given back when dropped, or when the process ends in whatever way.
 #[derive(Debug)]
@@ -42,7 +44,7 @@ impl Lock {
                 write!(file, "{}", std::process::id())?;
                 Ok(Tried::Held(Self { file }))
             }
-            Err(Errno::EAGAIN | Errno::EACCES) => Ok(Tried::By(written_holder(&mut file)?)),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(Tried::By(written_holder(&file)?)),
             Err(error) => Err(error.into()),
         }
     }
@@ -59,7 +61,7 @@ impl Lock {
 
     /// Who holds it; `None` when nobody does.
     pub(crate) fn holder(path: &Path) -> io::Result<Option<i32>> {
-        let mut file = match File::open(path) {
+        let file = match small_file::opened(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -69,15 +71,14 @@ impl Lock {
         if i32::from(question.l_type) == libc::F_UNLCK {
             return Ok(None);
         }
-        written_holder(&mut file).map(Some)
+        written_holder(&file).map(Some)
     }
 }
 
 /// The kernel does not say who holds an open-file-description lock, so the holder writes its number into the file.
-fn written_holder(file: &mut File) -> io::Result<i32> {
-    let mut text = String::new();
-    file.read_to_string(&mut text)?;
-    Ok(text.trim().parse().unwrap_or(0))
+fn written_holder(file: impl AsFd) -> io::Result<i32> {
+    let text = small_file::read_open_at_once(file)?;
+    Ok(std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0))
 }
 
 fn wholefile() -> libc::flock {

@@ -13,6 +13,7 @@ use crate::error::{Error, Failure};
 use crate::folders::ServiceFolders;
 use crate::replace::replace_file;
 use crate::share::Share;
+use crate::small_file;
 
 /// The version written; a higher one is refused when read.
 ///
@@ -250,7 +251,7 @@ impl Record {
     /// [`Error::Io`], [`Error::RecordCorrupt`], [`Error::RecordNewer`].
     pub fn read(folders: &ServiceFolders) -> Result<Option<Self>, Error> {
         let path = folders.record();
-        let text = match fs_err::read(&path) {
+        let text = match small_file::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::Io { doing: "read a service's record", source: error }),
@@ -260,13 +261,16 @@ impl Record {
             version: u32,
         }
         let corrupt = |error: serde_json::Error| Error::RecordCorrupt { path: path.clone(), source: error };
-        let found: VersionOnly = serde_json::from_slice(&text).map_err(corrupt)?;
-        if found.version > VERSION {
-            return Err(Error::RecordNewer { path, found: found.version, known: VERSION });
+        let newer = |found| Error::RecordNewer { path: path.clone(), found, known: VERSION };
+        match serde_json::from_slice::<Self>(&text) {
+            Ok(record) if record.version > VERSION => Err(newer(record.version)),
+            Ok(record) => Ok(Some(Self { version: VERSION, ..record })),
+            // What a newer opsrun wrote need not be understood to be told from what is spoiled.
+            Err(error) => match serde_json::from_slice(&text) {
+                Ok(VersionOnly { version }) if version > VERSION => Err(newer(version)),
+                _ => Err(corrupt(error)),
+            },
         }
-        let mut record: Self = serde_json::from_slice(&text).map_err(corrupt)?;
-        record.version = VERSION;
-        Ok(Some(record))
     }
 
     /// Replaces the record of a service on disk.

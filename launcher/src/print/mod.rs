@@ -191,9 +191,8 @@ fn last_output(error: &Error) -> Option<&[String]> {
 
 /// The text without what could move a terminal's cursor or change its colours: images and services choose some of it.
 pub(crate) fn printable(text: &str) -> String {
-    let shown =
-        |character: char| if character.is_control() && character != '\t' { '\u{fffd}' } else { character };
-    text.chars().map(shown).collect()
+    let is_hidden = |character: char| character.is_control() && character != '\t';
+    if text.contains(is_hidden) { text.replace(is_hidden, "\u{fffd}") } else { text.to_owned() }
 }
 
 /// Standard output for what is written as it comes, such as logs.

@@ -1,22 +1,32 @@
 //! Tables as `docker ps` draws them: no lines, two spaces between columns, the header in capitals.
 //! It knows nothing of what stands in them.
 
-use comfy_table::{ContentArrangement, Table};
+use unicode_width::UnicodeWidthStr;
 
 use super::printable;
 
 /// Lays out rows under a header; nothing is wrapped, so that a script can cut columns out of it.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header.to_vec());
-    let plain = |row: Vec<String>| row.iter().map(|cell| printable(cell)).collect::<Vec<_>>();
-    table.add_rows(rows.into_iter().map(plain));
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+    let names = header.iter().map(|&cell| cell.to_owned()).collect();
+    let plain = |row: Vec<String>| row.iter().map(|cell| printable(cell)).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(names).chain(rows.into_iter().map(plain)).collect();
+    let mut widths = vec![0; header.len()];
+    for (column, cell) in rows.iter().flat_map(|row| row.iter().enumerate()) {
+        widths[column] = widths[column].max(cell.width());
     }
-    table.trim_fmt()
+    let mut text = String::with_capacity(rows.len() * (widths.iter().sum::<usize>() + 2 * widths.len()));
+    for row in &rows {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        let began = text.len();
+        for (cell, width) in row.iter().zip(&widths) {
+            text.push_str(cell);
+            text.extend(std::iter::repeat_n(' ', width + 2 - cell.width()));
+        }
+        text.truncate(began + text[began..].trim_end().len());
+    }
+    text
 }
 
 /// Lays out names and values, one pair a line, below a heading.
@@ -41,6 +51,9 @@ mod tests {
         let rows = vec![vec!["keystone".to_owned(), "zed".to_owned()], vec!["db".to_owned(), String::new()]];
         assert_eq!(table(&["SERVICE", "RELEASE"], rows), "SERVICE   RELEASE\nkeystone  zed\ndb");
         assert_eq!(table(&["SERVICE"], Vec::new()), "SERVICE");
+        // Two characters that take the place of four.
+        let rows = vec![vec!["\u{6b63}\u{5728}".to_owned(), "1".to_owned()]];
+        assert_eq!(table(&["A", "B"], rows), "A     B\n\u{6b63}\u{5728}  1");
     }
 
     #[test]
