@@ -3,7 +3,7 @@
 # shellcheck shell=sh disable=SC2034,SC2154 # what the benches set, and what they use
 #
 # A bench sets `runs` (rounds) and, in `figure`, measures; the rows are in `rows`, opsrun's first, and each has its samples
-# in $work/ROW.us, or, where it cannot be had on this host, the reason in $work/ROW.why.
+# in $work/ROW.us, or, where it cannot be had on this host, the reason in $work/ROW.why. `goal_of` says what is to be reached.
 . scripts/bench.d/shared.sh
 
 # bench NAME [OPTION...]: all of a bench but its figure.
@@ -23,6 +23,8 @@ bench() {
     case $runs in '' | *[!0-9]* | 0) usage ;; esac
     need_root
     { begin; figure; } >&2
+    # Several in a row have one.
+    [ "$form" != table ] || [ -n "${BENCH_WORK:-}" ] || head_of_table
     "$form"
 }
 
@@ -45,6 +47,7 @@ begin() {
         prepare_peers
     fi
     export OPSRUN_ROOT="$work/opsrun"
+    podman_words="podman --root $work/podman --runroot $work/podman-run --storage-driver overlay --cgroup-manager cgroupfs"
     view=
     [ ! -x "$work/view" ] || view=$work/view
     say "$name: load average $(cut -d ' ' -f 1-3 /proc/loadavg)"
@@ -58,9 +61,8 @@ clear_up() {
 }
 
 end_services() {
-    [ ! -d "$work/opsrun/var/lib/opsrun/services" ] || for service in $(OPSRUN_ROOT=$work/opsrun "$OPSRUN" ps --quiet); do
-        OPSRUN_ROOT=$work/opsrun "$OPSRUN" rm --force "$service" > /dev/null 2>&1 || true
-    done
+    [ ! -d "$work/opsrun/var/lib/opsrun/services" ] || OPSRUN_ROOT=$work/opsrun "$OPSRUN" ps --quiet \
+        | OPSRUN_ROOT=$work/opsrun xargs -r -n 1 -P 4 "$OPSRUN" rm --force > /dev/null 2>&1 || true
 }
 
 # --- the peers ---
@@ -136,8 +138,8 @@ start_service() {
 podman_() {
     runtime=$1
     shift
-    podman --root "$work/podman" --runroot "$work/podman-run" --storage-driver overlay --cgroup-manager cgroupfs \
-        --runtime "$runtime" "$@"
+    # shellcheck disable=SC2086 # a list of words
+    $podman_words --runtime "$runtime" "$@"
 }
 podman_limits="--network host --ulimit nofile=1000:1000 --ulimit nproc=1000:1000"
 
@@ -173,11 +175,8 @@ stop_docker() {
 title_of() {
     case $1 in
     opsrun) echo "opsrun" ;;
-    opsrun-*) echo "opsrun, ${1#opsrun-}" ;;
     podman-runc) echo "podman with runc" ;;
     podman-crun) echo "podman with crun" ;;
-    podman) echo "podman" ;;
-    docker) echo "docker" ;;
     runc) echo "runc, a ready bundle" ;;
     crun) echo "crun, a ready bundle" ;;
     nspawn) echo "systemd-nspawn" ;;
@@ -207,20 +206,48 @@ sample() {
         { cat "$work/log" >&2; die "$(title_of "$row") failed"; }
 }
 
+# goal_of ROW: the most that opsrun's row may be, or opsrun's median by the row's; nothing where there is no goal.
+goal_of() { :; }
+
+unit_of() { echo "$unit"; }
+
+head_of_table() {
+    echo "$(versions) on Linux $(uname -r), $(nproc) processors"
+    printf '%-40s  %11s  %24s  %6s  %s\n' "" MEDIAN "LEAST TO MOST" RATIO GOAL
+}
+
+versions() {
+    # shellcheck disable=SC2016 # dpkg-query's
+    dpkg-query --show --showformat '${Package} ${Version}, ' podman docker.io runc crun conmon | sed 's/, $//'
+}
+
 table() {
-    printf '%s\n%-28s  %10s  %24s  %6s\n' "$heading" "" MEDIAN "LEAST TO MOST" RATIO
+    printf '%s\n' "$heading"
     for row in $rows; do
         if [ -e "$work/$row.why" ]; then
-            printf '%-28s  not on this host: %s\n' "$(title_of "$row")" "$(cat "$work/$row.why")"
+            printf '  %-38s  not on this host: %s\n' "$(title_of "$row")" "$(cat "$work/$row.why")"
             continue
         fi
         [ -e "$work/$row.us" ] || continue
-        range=$(sort -n "$work/$row.us" | awk -v unit="$unit" 'NR == 1 { least = $1 } { most = $1 }
+        range=$(sort -n "$work/$row.us" | awk -v unit="$(unit_of "$row")" 'NR == 1 { least = $1 } { most = $1 }
             END { printf "%.2f to %.2f %s", least / 1000, most / 1000, unit }')
-        printf '%-28s  %10s  %24s  %6s\n' "$(title_of "$row")" \
-            "$(median "$work/$row.us" | awk -v unit="$unit" '{ printf "%.2f %s", $1 / 1000, unit }')" "$range" "$(ratio "$row")"
+        printf '  %-38s  %11s  %24s  %6s  %s\n' "$(title_of "$row")" \
+            "$(median "$work/$row.us" | awk -v unit="$(unit_of "$row")" '{ printf "%.2f %s", $1 / 1000, unit }')" \
+            "$range" "$(ratio "$row")" "$(verdict "$row")"
     done
-    echo
+}
+
+# verdict ROW: its goal, and whether that is reached.
+verdict() {
+    goal=$(goal_of "$1")
+    [ -z "$goal" ] || if is_met "$1"; then echo "<= $goal: met"; else echo "<= $goal: missed"; fi
+}
+
+is_met() {
+    case $1 in
+    opsrun*) median "$work/$1.us" | awk -v goal="$(goal_of "$1")" '{ exit !($1 <= goal * 1000) }' ;;
+    *) ratio "$1" | awk -v goal="$(goal_of "$1")" '{ exit !($1 <= goal) }' ;;
+    esac
 }
 
 # ratio ROW: opsrun's by the row's; of opsrun's other rows there is none.
@@ -237,10 +264,13 @@ json() {
             jq --null-input --arg tool "$(title_of "$row")" --rawfile why "$work/$row.why" \
                 '{$tool, not_here: ($why | rtrimstr("\n"))}'
         elif [ -e "$work/$row.us" ]; then
-            jq --slurp --arg tool "$(title_of "$row")" --arg ratio "$(ratio "$row")" --arg median "$(median "$work/$row.us")" \
-                '{$tool, median: ($median | tonumber), least: min, most: max, ratio: ($ratio | tonumber? // null), all: .}' \
-                "$work/$row.us"
+            met=null
+            [ -z "$(goal_of "$row")" ] || if is_met "$row"; then met=true; else met=false; fi
+            jq --slurp --arg tool "$(title_of "$row")" --arg unit "$(unit_of "$row")/1000" --arg ratio "$(ratio "$row")" \
+                --arg median "$(median "$work/$row.us")" --arg goal "$(goal_of "$row")" --argjson met "$met" \
+                '{$tool, $unit, median: ($median | tonumber), least: min, most: max, ratio: ($ratio | tonumber? // null),
+                goal: ($goal | tonumber? // null), $met, all: .}' "$work/$row.us"
         fi
-    done | jq --slurp --arg bench "$name" --arg unit "$unit/1000" --arg cpus "$(nproc)" --arg kernel "$(uname -r)" \
-        '{version: 1, $bench, $unit, cpus: ($cpus | tonumber), $kernel, rows: .}'
+    done | jq --slurp --arg bench "$name" --arg cpus "$(nproc)" --arg kernel "$(uname -r)" --arg tools "$(versions)" \
+        '{version: 1, $bench, $tools, cpus: ($cpus | tonumber), $kernel, rows: .}'
 }
