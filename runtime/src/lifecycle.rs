@@ -13,7 +13,7 @@
 //!                        Ended: crash loop                Stopping ──ended, or killed after its grace──▶ Ended
 //! ```
 //!
-//! The candidate of a swap lives the same life *on trial* (`swap.rs`): its container can be made and parked until the old
+//! The candidate of a swap lives the same life *on trial* (`swap/`): its container can be made and parked until the old
 //! one is down, and whatever goes wrong before it is accepted ends it, healthy or not.
 
 use crate::definition::{Definition, Probe, RestartPolicy};

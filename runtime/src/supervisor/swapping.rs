@@ -1,4 +1,4 @@
-//! What a supervisor does when one generation takes another's place: one action of `swap.rs` after the other.
+//! What a supervisor does when one generation takes another's place: one action of `swap/` after the other.
 //! It decides nothing; what follows from what is said there.
 
 use std::mem;
