@@ -201,9 +201,8 @@ fn a_commit_whose_supervisor_is_killed_lets_the_container_go_on() {
     let it = Service::begin();
     let commit = Stopped::at(&it.host, "llistxattr", 1, ["commit", "busybox", "busybox:mine"]);
     assert!(it.is_frozen());
-    let supervisor = it.host.service("busybox")["supervisor"].as_i64().expect("a supervisor");
-    let supervisor = nix::unistd::Pid::from_raw(i32::try_from(supervisor).expect("a pid"));
-    nix::sys::signal::kill(supervisor, nix::sys::signal::Signal::SIGKILL).expect("kill it");
+    // Its keeper as well, which would start another one soon.
+    it.host.kill_supervisor_and_keeper("busybox");
     until("it is gone", || it.host.service("busybox")["supervisor"].is_null());
     commit.go_on().succeeds();
     it.goes_on();

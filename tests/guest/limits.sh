@@ -180,9 +180,9 @@ in_leaf() {
     diff /tmp/in-namespace /tmp/in-leaf
 }
 check "a process that leaves its session" opsrun exec hog sh -c 'setsid sleep 1000 > /dev/null 2>&1 &'
-opsrun exec hog sh -c 'f() { sleep 1000 & f; }; f' > /dev/null 2>&1 &
-full() { [ "$(value hog pids.current)" -ge 38 ]; }
-check "a fork bomb" until_true 30 full
+opsrun exec hog sh -c 'f() { sleep 1000 & f; }; f' > /tmp/bomb 2>&1 &
+full() { [ "$(value hog pids.current)" -ge 38 ] || { echo "$(value hog pids.current) processes"; cat /tmp/bomb; false; }; }
+check "a fork bomb" until_true 120 full
 busybox sleep 1
 check "stops at $(value hog pids.current) of 40" test "$(value hog pids.current)" -le 40
 check "all processes are in the leaf" until_true 10 in_leaf
