@@ -4,7 +4,7 @@
 //! On a host with hybrid or v1 cgroups the v2 hierarchy exists as well, without controllers: it still tells which
 //! processes belong to a container and kills them all at once (cgroups(7), `cgroup.kill`: Linux 5.14).
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,6 +20,8 @@ pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
 pub(crate) const BESIDE: &str = "/sys/fs/cgroup/unified";
 /// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
 const CGROUP2_MAGIC: u32 = 0x6367_7270;
+/// More than most of a cgroup's files hold.
+const SHORT_BYTES: usize = 1024;
 /// How often a cgroup is tried to be made while others remove its parent.
 const ATTEMPTS_MAX: usize = 100;
 /// How long processes that were sent SIGKILL may take to be gone.
@@ -90,17 +92,18 @@ impl Cgroup<'_> {
         let mut folder = PathBuf::new();
         for part in &self.path {
             // In those above and not in itself: a cgroup that hands controllers down may hold no process (cgroups(7)).
-            // What cannot be turned on is missed by whoever needs it, who then says so; a host need not have it.
-            let above = self.hierarchy.at(&folder);
-            for controller in limits::CONTROLLERS {
-                let _ = above.turn_on(controller);
-            }
+            self.hierarchy.at(&folder).turn_on_what_it_has();
             folder.push(part);
             match mkdirat(&self.hierarchy.root, &folder, Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
         }
+        self.folder()
+    }
+
+    /// Its folder, opened.
+    pub(crate) fn folder(&self) -> io::Result<OwnedFd> {
         self.open("")
     }
 
@@ -115,6 +118,16 @@ impl Cgroup<'_> {
         let processes = openat(&folder, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
         rustix::io::write(&processes, b"0")?;
         Ok(())
+    }
+
+    /// Hands those of opsrun's controllers that this one has down to the cgroups below it. What cannot be turned on is missed
+    /// by whoever needs it, who then says so; a host need not have it.
+    fn turn_on_what_it_has(&self) {
+        let has = self.read("cgroup.controllers").unwrap_or_default();
+        let has = |controller: &&str| has.split_whitespace().any(|it| it == *controller);
+        for controller in limits::CONTROLLERS.iter().filter(|controller| has(controller)) {
+            let _ = self.turn_on(controller);
+        }
     }
 
     /// Hands a controller down to the cgroups below this one.
@@ -133,7 +146,7 @@ impl Cgroup<'_> {
 
     /// What one of its files says.
     pub(crate) fn read(&self, file: &str) -> io::Result<String> {
-        io::read_to_string(std::fs::File::from(self.open(file)?))
+        read_all(self.open(file)?)
     }
 
     /// Writes to one of its files, in one piece, as the kernel wants it.
@@ -242,7 +255,7 @@ impl Cgroup<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error),
         };
-        let text = io::read_to_string(std::fs::File::from(file))?;
+        let text = read_all(file)?;
         Ok(text.lines().any(|line| line == "populated 1"))
     }
 
@@ -301,6 +314,13 @@ impl Cgroup<'_> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path.as_path() };
         Ok(openat(&self.hierarchy.root, path, flags, Mode::empty())?)
     }
+}
+
+/// In as few calls as can be: these files have no size, and are short.
+fn read_all(file: OwnedFd) -> io::Result<String> {
+    let mut text = Vec::with_capacity(SHORT_BYTES);
+    std::fs::File::from(file).take(u64::MAX).read_to_end(&mut text)?;
+    String::from_utf8(text).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
 }
 
 /// Whether an error says that the cgroup was removed meanwhile: by systemd, or by the throw-away process that had made it.

@@ -26,6 +26,15 @@ const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// No message carries more descriptors: stdin, stdout, stderr.
 const DESCRIPTORS_MAX: usize = 3;
 
+/// What the throw-away process is told: the request, and how it was started.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Errand<R = Request> {
+    /// What is wanted.
+    pub(crate) request: R,
+    /// Whether it has been in the container's cgroup from its first moment.
+    pub(crate) inside: bool,
+}
+
 /// What the throw-away process is asked for, with the container's stdin, stdout and stderr attached.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
@@ -37,6 +46,8 @@ pub(crate) enum Request {
         run: PathBuf,
         /// Its cgroup, below the cgroup v2 hierarchy; the last part is the container's id.
         cgroup: PathBuf,
+        /// Whether its limits leave room in that cgroup for the throw-away process.
+        roomy: bool,
         /// Whether opsrun's init is process 1.
         init: bool,
         /// What the container is for.

@@ -1,6 +1,7 @@
 //! The asking side of a container: starts the throw-away process, tells it what to make, and turns its reports into
 //! events. It does not wait: who asks has one loop for everything.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -12,18 +13,23 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use oci_spec::runtime::Spec;
 
-use crate::channel::{Channel, Go, Purpose, Report, Request};
+use crate::channel::{Channel, Errand, Go, Purpose, Report, Request};
 use crate::confine::is_missing;
 use crate::error::{Error, Failure};
 use crate::record::Process;
 use crate::small_file;
 use crate::steering::notified::Notified;
-use crate::systemd;
+use crate::{limits, os, systemd};
 
-/// The folder of a run folder in which libcontainer keeps its state.
+/// The folder of a run folder in which libcontainer keeps the state of services.
 pub(crate) const CONTAINERS: &str = "containers";
 /// The folder of a run folder over which the throw-away process mounts what libcontainer gets as its bundle.
 pub(crate) const ENGINE: &str = "engine";
+
+/// The throw-away process and libcontainer's two, and some more.
+const PROCESSES_ROOM: u64 = 8;
+/// Many times what the throw-away process has, in bytes: a tight limit is for what the service needs.
+const MEMORY_ROOM: u64 = 32 * 1024 * 1024;
 
 /// The program that is running: the throw-away process is the same one, even when the file was replaced since.
 const THIS_PROGRAM: &str = "/proc/self/exe";
@@ -67,21 +73,19 @@ impl Making {
     pub(crate) fn begin(request: &Request, stdio: [BorrowedFd<'_>; 3]) -> Result<Self, Error> {
         let failed = |error| Error::Io { doing: "start the process that makes the container", source: error };
         let (Request::Create { run, cgroup, .. } | Request::Enter { run, cgroup, .. }) = request;
-        for folder in [CONTAINERS, ENGINE] {
-            fs_err::create_dir_all(run.join(folder)).map_err(failed)?;
+        fs_err::create_dir_all(run.join(ENGINE)).map_err(failed)?;
+        if matches!(request, Request::Create { purpose: Purpose::Service, .. }) {
+            fs_err::create_dir_all(run.join(CONTAINERS)).map_err(failed)?;
         }
         let (channel, far) = Channel::pair().map_err(failed)?;
-        let helper = program(request)
-            // The id is for whoever looks at the host's processes.
-            .args(["create", &id_of(cgroup)])
-            .current_dir("/")
-            .stdin(Stdio::from(far))
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(failed)?;
-        let helper = Pid::from_raw(i32::try_from(helper.id()).expect("OK because a pid fits (pid_max)"));
+        // The id is for whoever looks at the host's processes.
+        let id = id_of(cgroup);
+        let (helper, inside) = match start_inside(request, &id, far.as_fd()) {
+            Some(helper) => (helper, true),
+            None => (start_outside(request, &id, far).map_err(failed)?, false),
+        };
         let making = Self { channel, helper, causes: Vec::new(), created: false, went: false, ended: false };
-        making.channel.send(request, &stdio).map_err(failed)?;
+        making.channel.send(&Errand { request, inside }, &stdio).map_err(failed)?;
         Ok(making)
     }
 
@@ -172,6 +176,46 @@ impl AsFd for Making {
 
 fn cannot_execute(program: String, errno: Errno) -> Error {
     Error::Execute { program, missing: is_missing(errno), source: Failure::new(errno.desc()) }
+}
+
+/// Starts the throw-away process in the container's cgroup, which is made for that when it is a new one. What moves there later
+/// has the kernel wait for a grace period of RCU, ten milliseconds and more; all that it makes is there as well.
+///
+/// `None` where that cannot be: for one in a scope, which only exists from within; for a cgroup with limits that leave no
+/// room; on a kernel, or below a filter, without clone3(2). Whatever else is wrong shows again when it is done without.
+fn start_inside(request: &Request, id: &str, far: BorrowedFd<'_>) -> Option<Pid> {
+    let hierarchy = crate::cgroup::Hierarchy::open().ok()?;
+    let folder = match request {
+        Request::Create { cgroup, roomy: true, .. } if systemd::scope_of(cgroup).is_none() => {
+            hierarchy.at(cgroup).make()
+        }
+        Request::Create { .. } => return None,
+        Request::Enter { cgroup, .. } => hierarchy.at(cgroup).folder(),
+    };
+    let (program, id) = (CString::new(THIS_PROGRAM).ok()?, CString::new(id).ok()?);
+    os::spawn_into(folder.ok()?.as_fd(), &program, &[c"opsrun", c"create", &id], far).ok()
+}
+
+/// Starts it where this process is, or in a scope of its own.
+fn start_outside(request: &Request, id: &str, far: OwnedFd) -> io::Result<Pid> {
+    let helper = program(request)
+        .args(["create", id])
+        .current_dir("/")
+        .stdin(Stdio::from(far))
+        .stdout(Stdio::null())
+        .spawn()?;
+    Ok(Pid::from_raw(i32::try_from(helper.id()).expect("OK because a pid fits (pid_max)")))
+}
+
+/// Whether a container's limits leave room in its cgroup for the throw-away process.
+pub(crate) fn is_roomy(spec: &Spec) -> bool {
+    let limits = limits::of(spec);
+    let allows = |file: &str, least: u64| {
+        limits.get(file).and_then(|text| text.parse::<u64>().ok()).is_none_or(|max| max >= least)
+    };
+    allows("pids.max", PROCESSES_ROOM)
+        && allows("memory.max", MEMORY_ROOM)
+        && allows("memory.high", MEMORY_ROOM)
 }
 
 /// The throw-away process's program, in a scope of its own when that is where the container belongs.
@@ -295,4 +339,46 @@ pub(crate) fn boot_id() -> io::Result<String> {
     }
     let id = fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
     Ok(KNOWN.get_or_init(|| id).clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_program_is_in_the_cgroup_that_it_is_started_in() {
+        let hierarchy = crate::cgroup::Hierarchy::open().expect("cgroups");
+        let path = format!("/opsrun-test-{}/inside", std::process::id());
+        let cgroup = hierarchy.at(Path::new(&path));
+        let folder = cgroup.make().expect("a cgroup");
+        let (mut near, far) = io::pipe().expect("a pipe");
+        let arguments = [c"sh", c"-c", c"exec cat /proc/self/cgroup >&0"];
+        let child = os::spawn_into(folder.as_fd(), c"/bin/sh", &arguments, far.as_fd()).expect("a process");
+        drop(far);
+        let mut said = String::new();
+        near.read_to_string(&mut said).expect("what it says");
+        let ended = nix::sys::wait::waitpid(child, None).expect("its end");
+        cgroup.clear().expect("cleared");
+        assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(child, 0));
+        assert!(said.lines().any(|line| line == format!("0::{path}")), "{said}");
+    }
+
+    #[test]
+    fn limits_that_leave_no_room_keep_the_throw_away_process_out() {
+        let roomy = |limits: &str| {
+            let linux =
+                format!(r#"{{"ociVersion": "1.0.2", "linux": {{"resources": {{"unified": {limits}}}}}}}"#);
+            is_roomy(&serde_json::from_str(&linux).expect("a bundle"))
+        };
+        for limits in ["{}", r#"{"pids.max": "max", "memory.max": "536870912"}"#, r#"{"pids.max": "300"}"#] {
+            assert!(roomy(limits), "{limits}");
+        }
+        for limits in
+            [r#"{"pids.max": "2"}"#, r#"{"memory.max": "6291456"}"#, r#"{"memory.high": "6291456"}"#]
+        {
+            assert!(!roomy(limits), "{limits}");
+        }
+    }
 }

@@ -6,11 +6,13 @@
 //! the process that asked, which therefore gets the real exit status.
 //!
 //! ```text
+//! (in the container's cgroup already, where that can be: container.rs)
 //! own mount namespace, private        nothing mounted here is ever seen on the host
 //!   cgroup2 over /sys/fs/cgroup       only on hybrid and v1 hosts
 //!   tmpfs on RUN/engine               the bundle as libcontainer gets it
 //!   overlay on BUNDLE/rootfs          when the bundle has a lower/ folder
-//! cgroup made, limits, device rules    before any process enters it
+//! cgroup made, limits, device rules    before anything of the container's is in it
+//!   a folder in the cgroup's place    for libcontainer, which would move what is there already
 //! libcontainer: build                 the container's process 1 waits
 //! → Created, ← Go                     the asker opens its pidfd and writes its record in between
 //! libcontainer: start                 process 1 confines itself and executes the program (confine.rs, init.rs)
@@ -34,7 +36,7 @@ use nix::sys::signal::SigSet;
 use oci_spec::runtime::{Capability, Process, Spec};
 
 use crate::cgroup;
-use crate::channel::{Channel, Go, Purpose, Report, Request};
+use crate::channel::{Channel, Errand, Go, Purpose, Report, Request};
 use crate::confine::Confinement;
 use crate::container::{CONTAINERS, ENGINE, id_of, read_spec};
 use crate::error::{Error, Failure};
@@ -48,19 +50,19 @@ use crate::{devices, limits, os, systemd, trace};
 #[must_use]
 pub fn run() -> i32 {
     let Ok(channel) = take_channel() else { return 125 };
-    let done = channel.receive::<Request>().and_then(|message| {
-        let (request, stdio) = message.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+    let done = channel.receive::<Errand>().and_then(|message| {
+        let (errand, stdio) = message.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
         trace::report_errors_over(channel.duplicate()?);
         report_panics_over(channel.duplicate()?);
-        Ok((request, stdio))
+        Ok((errand.request, errand.inside, stdio))
     });
     let outcome = match done {
-        Ok((Request::Create { bundle, run, cgroup, init, purpose, notified }, stdio)) => {
+        Ok((Request::Create { bundle, run, cgroup, roomy: _, init, purpose, notified }, inside, stdio)) => {
             let how = How { init, purpose, notified };
-            Bundle::read(bundle, cgroup).and_then(|it| create(&channel, &it, &run, stdio, how))
+            Bundle::read(bundle, cgroup, inside).and_then(|it| create(&channel, &it, &run, stdio, how))
         }
-        Ok((Request::Enter { bundle, run, cgroup, process }, stdio)) => {
-            Bundle::read(bundle, cgroup).and_then(|it| enter(&channel, &it, &run, stdio, *process))
+        Ok((Request::Enter { bundle, run, cgroup, process }, inside, stdio)) => {
+            Bundle::read(bundle, cgroup, inside).and_then(|it| enter(&channel, &it, &run, stdio, *process))
         }
         Err(error) => Err(Error::Io { doing: "read the request", source: error }),
     };
@@ -115,13 +117,21 @@ fn create(
     bundle.mount_root(purpose)?;
     bundle.stand_aside()?;
     let unenforced = bundle.make_cgroup()?;
+    if bundle.inside {
+        bundle.stand_in(run)?;
+    }
     if purpose == Purpose::Service {
         bundle.give_stdio(&stdio)?;
     }
     let (engine, mut confinement) = bundle.for_engine(bundle.process()?.clone(), channel, init, notified)?;
     confinement.die_with_parent = purpose == Purpose::OneShot;
     let console = write_engine_bundle(run, &engine, bundle.terminal())?;
-    let mut container = build(bundle, run, stdio, &console, confinement)?;
+    let states = match purpose {
+        Purpose::Service => run.join(CONTAINERS),
+        // Nobody enters it, and nothing of it is looked for when it has ended.
+        Purpose::OneShot => own_states(run),
+    };
+    let mut container = build(bundle, run, &states, stdio, &console, confinement)?;
     let pid = container.pid().map_or(0, nix::unistd::Pid::as_raw);
     let failed = |error| Error::Io { doing: "wait for the word to start", source: error };
     let word = report_created(channel, pid, unenforced, console)
@@ -130,6 +140,7 @@ fn create(
         Ok(Some(_)) => container.start().map_err(|error| container_error("start the container", &error)),
         // The asker is gone or has thought better of it: nothing half-made stays behind.
         other => {
+            bundle.go_outside();
             let _ = container.delete(true);
             bundle.remove_empty_cgroup();
             other.map(drop)
@@ -140,12 +151,13 @@ fn create(
 fn build(
     bundle: &Bundle,
     run: &Path,
+    states: &Path,
     stdio: Vec<OwnedFd>,
     console: &Option<Console>,
     confinement: Confinement,
 ) -> Result<Container, Error> {
     let failed = |error| container_error("create the container", &error);
-    builder(bundle.id(), run, stdio, console, confinement)?
+    builder(bundle.id(), states, stdio, console, confinement)?
         .as_init(run.join(ENGINE))
         .with_systemd(false)
         .with_detach(true)
@@ -164,7 +176,7 @@ fn enter(
     // Who asked and died is followed by somebody who may remove the container.
     os::die_with_parent();
     own_mounts(run)?;
-    own_state(run, &bundle.id())?;
+    copy_state(run, &bundle.id())?;
     bundle.go_inside(run)?;
     let terminal = process.terminal().unwrap_or(false);
     let (engine, confinement) = bundle.for_engine(process, channel, false, false)?;
@@ -173,7 +185,7 @@ fn enter(
     let text = serde_json::to_vec(engine.process()).map_err(io::Error::from);
     text.and_then(|text| fs_err::write(&process_file, text))
         .map_err(|error| Error::Io { doing: "hand the process to libcontainer", source: error })?;
-    let pid = builder(bundle.id(), run, stdio, &console, confinement)?
+    let pid = builder(bundle.id(), &own_states(run), stdio, &console, confinement)?
         .as_tenant()
         .with_detach(true)
         .as_sibling(true)
@@ -185,7 +197,7 @@ fn enter(
 
 fn builder(
     id: String,
-    run: &Path,
+    states: &Path,
     stdio: Vec<OwnedFd>,
     console: &Option<Console>,
     confinement: Confinement,
@@ -194,7 +206,7 @@ fn builder(
     let mut builder = ContainerBuilder::new(id, SyscallType::default())
         .validate_id()
         .map_err(failed)?
-        .with_root_path(run.join(CONTAINERS))
+        .with_root_path(states)
         .map_err(failed)?
         .with_executor(ConfinedExecutor(Arc::new(confinement)));
     if let Some(console) = console {
@@ -216,13 +228,15 @@ fn container_error(doing: &str, error: &(dyn std::error::Error + 'static)) -> Er
 struct Bundle {
     folder: PathBuf,
     cgroup: PathBuf,
+    /// Whether this process is in that cgroup.
+    inside: bool,
     spec: Spec,
 }
 
 impl Bundle {
-    fn read(folder: PathBuf, cgroup: PathBuf) -> Result<Self, Error> {
+    fn read(folder: PathBuf, cgroup: PathBuf, inside: bool) -> Result<Self, Error> {
         let spec = read_spec(&folder)?;
-        Ok(Self { folder, cgroup, spec })
+        Ok(Self { folder, cgroup, inside, spec })
     }
 
     fn process(&self) -> Result<&Process, Error> {
@@ -285,7 +299,7 @@ impl Bundle {
         let failed = |error| Error::Io { doing: "make the container's cgroup", source: error };
         let hierarchy = cgroup::Hierarchy::open().map_err(failed)?;
         let cgroup = hierarchy.at(&self.cgroup);
-        let leaf = cgroup.make().map_err(failed)?;
+        let leaf = if self.inside { cgroup.folder() } else { cgroup.make() }.map_err(failed)?;
         let limits = limits::of(&self.spec);
         let unenforced = limits::enforce(&cgroup, &limits, limits::may_be_unenforced(&self.spec));
         let rules = self
@@ -297,9 +311,9 @@ impl Bundle {
             .unwrap_or_default();
         devices::attach(&rules, leaf.as_fd())
             .map_err(|error| Error::Io { doing: "enforce the container's device rules", source: error })?;
-        if unenforced.is_err() {
+        if unenforced.is_err() && !self.inside {
             drop(leaf);
-            // Nobody is told of a cgroup whose container never was.
+            // Nobody is told of a cgroup whose container never was. With this process in it, it is who asked that knows.
             let _ = cgroup.clear();
         }
         unenforced
@@ -307,21 +321,45 @@ impl Bundle {
 
     /// Goes into the container's cgroup, as do all that this process makes, and ends with the container from there on.
     ///
-    /// libcontainer would make the cgroup of a container that has ended meanwhile anew, for nobody to remove. What it finds
-    /// in the cgroup's place is a folder that takes what it writes.
+    /// libcontainer would make the cgroup of a container that has ended meanwhile anew, for nobody to remove.
     fn go_inside(&self, run: &Path) -> Result<(), Error> {
-        let failed = |source| Error::Io { doing: "enter the container's cgroup", source };
-        cgroup::Hierarchy::open()
-            .map_err(failed)?
-            .at(&self.cgroup)
-            .write("cgroup.procs", "0")
-            .map_err(failed)?;
-        let stand_in = run.join(ENGINE).join("cgroup");
-        fs_err::create_dir(&stand_in).map_err(failed)?;
-        fs_err::write(stand_in.join("cgroup.procs"), "").map_err(failed)?;
-        let place = Path::new(cgroup::MOUNT).join(self.cgroup.strip_prefix("/").unwrap_or(&self.cgroup));
-        mount(Some(&stand_in), &place, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        if !self.inside {
+            let failed = |source| Error::Io { doing: "enter the container's cgroup", source };
+            let hierarchy = cgroup::Hierarchy::open().map_err(failed)?;
+            hierarchy.at(&self.cgroup).write("cgroup.procs", "0").map_err(failed)?;
+        }
+        self.stand_in(run)
+    }
+
+    /// What libcontainer finds in the cgroup's place from here on is a folder that takes what it writes: it would have the
+    /// kernel move what this process makes to where it is already, and wait for that as for any move.
+    fn stand_in(&self, run: &Path) -> Result<(), Error> {
+        let failed = |source| Error::Io { doing: "stand in for the container's cgroup", source };
+        let folder = run.join(ENGINE).join("cgroup");
+        fs_err::create_dir(&folder).map_err(failed)?;
+        // Without the second it would kill, by their numbers, what it has written to the first.
+        for file in ["cgroup.procs", "cgroup.kill"] {
+            fs_err::write(folder.join(file), "").map_err(failed)?;
+        }
+        mount(Some(&folder), &self.cgroup_seen(), None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .map_err(|errno| failed(errno.into()))
+    }
+
+    /// Leaves the cgroup, so that libcontainer can see it as it is, and remove it without killing this process.
+    fn go_outside(&self) {
+        if !self.inside {
+            return;
+        }
+        // OK to ignore: what is left then is cleared by whoever has the service's lock next.
+        let _ = nix::mount::umount2(&self.cgroup_seen(), nix::mount::MntFlags::MNT_DETACH);
+        if let Ok(hierarchy) = cgroup::Hierarchy::open() {
+            let _ = hierarchy.at(Path::new("")).write("cgroup.procs", "0");
+        }
+    }
+
+    /// Where libcontainer looks for the container's cgroup.
+    fn cgroup_seen(&self) -> PathBuf {
+        Path::new(cgroup::MOUNT).join(self.cgroup.strip_prefix("/").unwrap_or(&self.cgroup))
     }
 
     /// Removes the cgroup if nothing is in it. OK to fail: it may belong to the next container of this name already.
@@ -425,21 +463,23 @@ fn mount_tmpfs(folder: &Path) -> nix::Result<()> {
     mount(Some("tmpfs"), folder, Some("tmpfs"), flags, Some("mode=0700,size=16m"))
 }
 
+/// Where libcontainer keeps state that is gone with this process.
+fn own_states(run: &Path) -> PathBuf {
+    run.join(ENGINE).join(CONTAINERS)
+}
+
 /// Gives libcontainer a copy of the container's state to work on: it leaves a socket in the folder for each process
 /// that enters, and nobody would remove it.
-fn own_state(run: &Path, id: &str) -> Result<(), Error> {
+fn copy_state(run: &Path, id: &str) -> Result<(), Error> {
     let failed = |error| Error::Io { doing: "read the container's state", source: error };
-    let state = run.join(CONTAINERS).join(id);
-    let mut files = Vec::new();
-    for entry in fs_err::read_dir(&state).map_err(failed)? {
+    let copy = own_states(run).join(id);
+    fs_err::create_dir_all(&copy).map_err(failed)?;
+    for entry in fs_err::read_dir(run.join(CONTAINERS).join(id)).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         if entry.file_type().map_err(failed)?.is_file() {
-            files.push((entry.file_name(), fs_err::read(entry.path()).map_err(failed)?));
+            let content = fs_err::read(entry.path()).map_err(failed)?;
+            fs_err::write(copy.join(entry.file_name()), content).map_err(failed)?;
         }
-    }
-    mount_tmpfs(&state).map_err(|error| failed(error.into()))?;
-    for (name, content) in files {
-        fs_err::write(state.join(name), content).map_err(failed)?;
     }
     Ok(())
 }

@@ -55,6 +55,15 @@ impl Rule {
     const fn allow(kind: i32, major: Option<i32>, minor: Option<i32>, access: i32) -> Self {
         Self { allow: true, kind: Some(kind), major, minor, access }
     }
+
+    /// Whether it judges all that an earlier one would, which then need not be asked: the kernel checks every instruction.
+    fn covers(&self, earlier: &Self) -> bool {
+        let any_or_same = |mine: Option<i32>, other: Option<i32>| mine.is_none() || mine == other;
+        any_or_same(self.kind, earlier.kind)
+            && any_or_same(self.major, earlier.major)
+            && any_or_same(self.minor, earlier.minor)
+            && earlier.access & !self.access == 0
+    }
 }
 
 /// Attaches the rules of a bundle (`linux.resources.devices`) to a cgroup v2 folder.
@@ -144,7 +153,8 @@ fn program(rules: &[Rule]) -> Vec<u64> {
         instruction(LOAD_WORD, MAJOR, QUESTION, 4, 0),
         instruction(LOAD_WORD, MINOR, QUESTION, 8, 0),
     ];
-    for rule in rules.iter().rev() {
+    let heard = |(index, rule): &(usize, &Rule)| !rules[index + 1..].iter().any(|later| later.covers(rule));
+    for (_, rule) in rules.iter().enumerate().filter(heard).rev() {
         let verdict = verdict(rule);
         let parts = [(KIND, rule.kind), (MAJOR, rule.major), (MINOR, rule.minor)];
         let conditions: Vec<(u8, i32)> =

@@ -26,6 +26,7 @@ pub(crate) fn run<T>(
         bundle: bundle.to_owned(),
         run: run_folder.to_owned(),
         cgroup: container::cgroup_of(&spec).to_owned(),
+        roomy: container::is_roomy(&spec),
         init,
         purpose: Purpose::OneShot,
         notified: false,

@@ -1,6 +1,7 @@
 //! The system calls that neither `rustix` nor `nix` wraps: this crate's only unsafe code.
 //! It does not know what the calls are for; each function does one call and nothing else.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -116,6 +117,69 @@ pub fn fork() -> io::Result<Option<nix::unistd::Pid>> {
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Parent { child } => Ok(Some(child)),
         nix::unistd::ForkResult::Child => Ok(None),
+    }
+}
+
+/// `struct clone_args` as Linux 5.7 has it (include/uapi/linux/sched.h).
+#[repr(C)]
+#[derive(Default)]
+struct CloneArguments {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Starts a program in a cgroup v2, in which it is from its first moment: nothing is moved (clone3(2), `CLONE_INTO_CGROUP`,
+/// Linux 5.7). Its standard input is `stdin`, its folder `/`, its environment empty; it is this process's child, and ends
+/// with status 125 when it cannot be executed.
+///
+/// # Errors
+/// `ENOSYS`, `E2BIG`, `EINVAL` or `EPERM` where the kernel, or a filter on this process, does not have it; `ENODEV`, `EBUSY`
+/// or `EOPNOTSUPP` for a cgroup that is gone or may hold no process; as fork(2).
+pub fn spawn_into(
+    cgroup: BorrowedFd<'_>,
+    program: &CStr,
+    arguments: &[&CStr],
+    stdin: BorrowedFd<'_>,
+) -> io::Result<nix::unistd::Pid> {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let list: Vec<*const libc::c_char> =
+        arguments.iter().map(|argument| argument.as_ptr()).chain([std::ptr::null()]).collect();
+    let environment = [std::ptr::null()];
+    let stdin = stdin.as_raw_fd();
+    let how = CloneArguments {
+        flags: CLONE_INTO_CGROUP,
+        exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
+        cgroup: u64::from(cgroup.as_raw_fd().cast_unsigned()),
+        ..CloneArguments::default()
+    };
+    // SAFETY: without CLONE_VM the child has memory of its own and goes on with a copy of this stack.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_ref(&how), size_of::<CloneArguments>()) };
+    if answer == 0 {
+        // Other threads may hold locks in the copied memory: from here on there are only system calls (signal-safety(7)), with
+        // what was prepared before.
+        // SAFETY: it changes descriptors that only this child has.
+        let has_input = unsafe { libc::dup2(stdin, 0) } == 0;
+        // SAFETY: the text is a constant that ends with a null.
+        let is_there = unsafe { libc::chdir(c"/".as_ptr()) } == 0;
+        if has_input && is_there {
+            // SAFETY: the lists end with a null and, like the texts they point at, outlive the call.
+            unsafe { libc::execve(program.as_ptr(), list.as_ptr(), environment.as_ptr()) };
+        }
+        exit(125);
+    }
+    match i32::try_from(answer) {
+        Ok(pid) if pid > 0 => Ok(nix::unistd::Pid::from_raw(pid)),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Running {
     pub life: Life,
     pub definition: Definition,
     pub cgroup: PathBuf,
+    /// Whether its limits leave room for more than the container in there.
+    roomy: bool,
     pub bundle: PathBuf,
     pub prober: Prober,
     /// Whether it stands still for somebody.
@@ -118,6 +120,7 @@ impl Running {
             life,
             definition,
             cgroup,
+            roomy: container::is_roomy(&spec),
             bundle,
             log,
             host_files: Some(host_files),
@@ -197,6 +200,7 @@ impl Running {
             bundle: self.bundle.clone(),
             run: folders.run.clone(),
             cgroup: self.cgroup.clone(),
+            roomy: self.roomy,
             init: self.definition.init,
             purpose: Purpose::Service,
             notified: !self.definition.ports.is_empty(),
