@@ -47,7 +47,7 @@ begin() {
         prepare_peers
     fi
     export OPSRUN_ROOT="$work/opsrun"
-    podman_words="podman --root $work/podman --runroot $work/podman-run --storage-driver overlay --cgroup-manager cgroupfs"
+    name_podman
     view=
     [ ! -x "$work/view" ] || view=$work/view
     say "$name: load average $(cut -d ' ' -f 1-3 /proc/loadavg)"
@@ -134,10 +134,16 @@ start_service() {
     OPSRUN_ROOT=$work/opsrun "$OPSRUN" start "$1" > "$work/log" 2>&1 || { cat "$work/log" >&2; die "opsrun start $1 failed"; }
 }
 
+# $podman_words: with folders of its own.
+name_podman() {
+    podman_words="podman --root $work/podman --runroot $work/podman-run --storage-driver overlay --cgroup-manager cgroupfs"
+}
+
 # Limits that even a root without CAP_SYS_RESOURCE may set; podman would raise them.
 podman_() {
     runtime=$1
     shift
+    name_podman
     # shellcheck disable=SC2086 # a list of words
     $podman_words --runtime "$runtime" "$@"
 }
@@ -193,14 +199,21 @@ try() {
     return 1
 }
 
+# try_podman: with each runtime; crun outside the view of it, since containers that stay would be in another one than commands.
+try_podman() {
+    for runtime in runc crun; do
+        # shellcheck disable=SC2086 # a list of words
+        try "podman-$runtime" podman_ "$runtime" run --rm $podman_limits localhost/busybox:1 /bin/true || true
+    done
+}
+
 # sample ROW COUNT COMMAND...: one sample, the mean of so many in a row; crun's in the view that it needs.
 sample() {
     row=$1 count=$2
     shift 2
     [ ! -e "$work/$row.why" ] || return 0
     [ -z "$small" ] || count=1
-    in_view=
-    [ "$row" != crun ] || in_view=$view
+    case $row in crun | podman-crun) in_view=$view ;; *) in_view= ;; esac
     # shellcheck disable=SC2086 # nothing, or one word
     $in_view sh scripts/bench.d/repeat.sh "$count" "$work/log" "$@" >> "$work/$row.us" ||
         { cat "$work/log" >&2; die "$(title_of "$row") failed"; }
