@@ -4,7 +4,7 @@ mod support;
 
 use std::process::Command;
 
-use support::load::{Asking, Load, REQUESTS_MIN, Seen};
+use support::load::{Asking, Load, Seen};
 use support::{Done, Host, get, until};
 
 /// A service that answers with its release's word, on a kernel that lacks something.
@@ -73,12 +73,10 @@ impl Drop for Lacking {
 /// Nobody was refused or waited in vain; what the old generation had begun when it ended is its own.
 #[track_caller]
 fn all_could_connect(seen: &Seen) {
-    println!("{} requests, {:?} failed, slowest {:?}", seen.requests, seen.failed, seen.slowest);
-    assert!(seen.requests >= REQUESTS_MIN, "{} requests are no load", seen.requests);
+    seen.all_could_connect();
     // An answer with an error is one.
     let told = seen.told.iter().filter(|(_, why)| !why.starts_with("status")).collect::<Vec<_>>();
     let cut: usize = seen.failed.iter().filter(|(kind, _)| **kind != "status").map(|(_, count)| count).sum();
-    assert!(!seen.failed.contains_key("refused") && !seen.failed.contains_key("timeout"), "{told:?}");
     assert!(cut <= 8, "{cut} of {} requests: {told:?}", seen.requests);
 }
 

@@ -3,11 +3,13 @@
 mod support;
 
 use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use support::get;
 use support::load::{Asking, Load};
 use support::steered::Steered;
+use support::{Host, get, until};
 
 #[test]
 fn swaps_under_load_lose_no_request_and_the_new_release_is_seen_by_nobody_before_it_is_proven() {
@@ -112,4 +114,63 @@ fn who_connects_while_a_crashed_service_is_started_again_waits_for_it() {
     it.host.service_until("busybox", "it runs again", |service| service["restarts"] == 1);
     it.host.opsrun(["stop", "busybox"]).succeeds();
     assert!(TcpStream::connect(("127.0.0.1", it.port)).is_err(), "somebody still listens");
+}
+
+/// Builds the program that abuses what it can, static, into a folder of the test's root; that folder.
+fn build_abuse(host: &Host) -> String {
+    let folder = host.path("abuse");
+    std::fs::create_dir(&folder).expect("a folder");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/steering/abuse.c");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-static", "-pthread", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]);
+    compiler.arg(folder.join("abuse")).arg(source);
+    support::done(compiler).succeeds();
+    folder.display().to_string()
+}
+
+/// By another system call, another convention or another uid.
+#[test]
+fn root_in_another_container_gets_no_socket_in_among_the_listeners_of_a_service() {
+    let it = Steered::begin();
+    let volume = format!("{}:/abuse:ro", build_abuse(&it.host));
+    let port = it.port.to_string();
+    let arguments = ["run", "--rm", "--user", "0", "--entrypoint", "/abuse/abuse", "-v", &volume];
+    let done = it.host.opsrun(arguments.into_iter().chain(["busybox:1", "join", &port]));
+    let lines: Vec<&str> = done.succeeds().stdout.lines().collect();
+    assert!(lines.len() >= 16, "{done}");
+    for line in lines {
+        let refused = line.ends_with(" another uid, EADDRINUSE") || line.ends_with(" another uid, EPERM");
+        assert!(refused, "«{line}» of {done}");
+        let ring = line.contains(", io_uring:");
+        assert!(line.ends_with(if ring { "EPERM" } else { "EADDRINUSE" }), "«{line}» of {done}");
+    }
+    let done = it.host.opsrun(["run", "--rm", "--user", "1879048192", "busybox:1", "true"]);
+    done.fails(125, &["uid 1879048192 is of those that listening sockets are told apart by"]);
+    it.serves("one");
+}
+
+#[test]
+fn memory_that_never_comes_takes_rights_of_its_own_and_stalls_no_supervisor() {
+    let (host, port) = Host::with_busybox();
+    let volume = format!("{}:/abuse:ro", build_abuse(&host));
+    host.configure_busybox(port, &format!("/abuse/abuse stall {port}"));
+    let start = ["start", "busybox:1", "-v", &volume];
+    host.opsrun(start).succeeds();
+    let said = host.opsrun(["logs", "busybox"]);
+    for line in ["mount of fuse: EPERM", "userfaultfd: EPERM"] {
+        assert!(said.stdout.contains(line), "{said}");
+    }
+    host.opsrun(["stop", "busybox"]).succeeds();
+    let file = host.path("etc/opsrun/busybox.toml");
+    let settings = std::fs::read_to_string(&file).expect("settings");
+    let rights = "seccomp = \"unconfined\"\ncapabilities_add = [\"SYS_PTRACE\"]\n";
+    std::fs::write(&file, format!("{rights}{settings}")).expect("written");
+    // Three of its binds stall whoever reads them, and the fourth is that of a server.
+    host.opsrun(start).succeeds();
+    let said = host.opsrun(["logs", "busybox"]);
+    assert!(said.stdout.contains("userfaultfd: done"), "{said}");
+    assert_eq!(get(port, "/").as_deref(), Some("up\n"));
+    assert!(host.opsrun(["status", "busybox"]).succeeds().stdout.contains("running, healthy"));
+    host.opsrun(["stop", "busybox"]).succeeds();
+    until("nothing is left", || host.left_over().is_empty());
 }

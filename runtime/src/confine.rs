@@ -57,8 +57,14 @@ impl Confinement {
         if self.notified {
             self.have_binds_notified();
         }
+        let uid = rustix::process::geteuid().as_raw();
+        if steering::guard::is_kept(uid) {
+            return Err(Failure::new(format!(
+                "uid {uid} is of those that listening sockets are told apart by"
+            )));
+        }
         if let Some(filter) = &self.filter {
-            filter.load().map_err(|error| {
+            steering::guard::load().and_then(|()| filter.load()).map_err(|error| {
                 Failure::new(error.to_string()).within("could not load the seccomp filter")
             })?;
         }

@@ -352,13 +352,96 @@ pub fn seccomp_load_listening(program: &[libc::sock_filter], flags: u32) -> io::
 /// # Errors
 /// `ENOENT` when the call it tells of is over already, `EINTR`.
 pub fn seccomp_receive(listener: BorrowedFd<'_>) -> io::Result<libc::seccomp_notif> {
-    // SAFETY: the structure is numbers alone, for which zero is valid; the kernel insists on zeros.
-    let mut notification: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-    let into = std::ptr::from_mut(&mut notification);
-    // SAFETY: the kernel writes one structure of this type, whose size is part of the request's number.
+    let mut notification = Call::default().notification;
+    seccomp_receive_into(listener, std::ptr::from_mut(&mut notification))?;
+    Ok(notification)
+}
+
+/// As [`seccomp_receive`], into a notification that is zeros.
+fn seccomp_receive_into(listener: BorrowedFd<'_>, into: *mut libc::seccomp_notif) -> io::Result<()> {
+    // SAFETY: the kernel writes one structure of this type, whose size is part of the request's number; `into` is that of one of
+    // the callers here, which have it for as long as the call takes.
     match unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, into) } {
-        0 => Ok(notification),
+        0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A notification, and whose it is. Any bytes are one.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Call {
+    /// What is known of the rest.
+    pub version: u32,
+    /// The generation that calls.
+    pub generation: u32,
+    /// What the kernel tells.
+    pub notification: libc::seccomp_notif,
+}
+
+impl Default for Call {
+    fn default() -> Self {
+        let data = libc::seccomp_data { nr: 0, arch: 0, instruction_pointer: 0, args: [0; 6] };
+        Self {
+            version: 0,
+            generation: 0,
+            notification: libc::seccomp_notif { id: 0, pid: 0, flags: 0, data },
+        }
+    }
+}
+
+/// A [`Call`] in memory that is the beginning of a file: what is in it outlives this process.
+#[derive(Debug)]
+pub struct SharedCall {
+    at: std::ptr::NonNull<Call>,
+}
+
+/// Has the beginning of a file for memory (mmap(2), `MAP_SHARED`). The file must be as long as a [`Call`] and stay so: what lies
+/// beyond its end is no memory.
+///
+/// # Errors
+/// `ENODEV` on a file system that cannot do it, `ENOMEM`.
+pub fn map_call(file: BorrowedFd<'_>) -> io::Result<SharedCall> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the kernel chooses an address where nothing is; what is there is used by `SharedCall` alone.
+    let at = unsafe {
+        libc::mmap(std::ptr::null_mut(), size_of::<Call>(), access, libc::MAP_SHARED, file.as_raw_fd(), 0)
+    };
+    if at == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    std::ptr::NonNull::new(at.cast()).map(|at| SharedCall { at }).ok_or_else(|| io::ErrorKind::Other.into())
+}
+
+impl SharedCall {
+    /// What is in it.
+    #[must_use]
+    pub fn get(&self) -> Call {
+        // SAFETY: it is mapped until this is dropped, a page's beginning fits any type, and any bytes are a `Call`. Volatile,
+        // since it is the kernel and other processes that write there, too.
+        unsafe { self.at.as_ptr().read_volatile() }
+    }
+
+    /// Puts something else in it.
+    pub fn set(&mut self, call: Call) {
+        // SAFETY: as in `get`.
+        unsafe { self.at.as_ptr().write_volatile(call) };
+    }
+
+    /// As [`seccomp_receive`], into this. The notification that is in it must be zeros.
+    ///
+    /// # Errors
+    /// As [`seccomp_receive`].
+    pub fn receive(&mut self, listener: BorrowedFd<'_>) -> io::Result<()> {
+        let into = self.at.as_ptr().wrapping_byte_add(std::mem::offset_of!(Call, notification));
+        seccomp_receive_into(listener, into.cast())
+    }
+}
+
+impl Drop for SharedCall {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped with this length, and nothing points there any more.
+        unsafe { libc::munmap(self.at.as_ptr().cast(), size_of::<Call>()) };
     }
 }
 

@@ -139,6 +139,19 @@ impl Seen {
         self
     }
 
+    /// Panics when anybody was refused, or has waited in vain. What a program had begun when it ended is cut off.
+    #[track_caller]
+    pub fn all_could_connect(&self) -> &Self {
+        println!("{} requests, {:?} failed, slowest {:?}", self.requests, self.failed, self.slowest);
+        assert!(self.requests >= REQUESTS_MIN, "{} requests are no load", self.requests);
+        assert!(
+            !self.failed.contains_key("refused") && !self.failed.contains_key("timeout"),
+            "{:?}",
+            self.told
+        );
+        self
+    }
+
     /// Panics unless these were the answers.
     #[track_caller]
     pub fn saw_only(&self, words: &[&str]) {

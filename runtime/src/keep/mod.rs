@@ -1,9 +1,10 @@
 //! What outlives a supervisor: descriptors by name, kept by systemd for a unit (sd_notify(3), `FDSTORE=1`), and by a
 //! keeper process elsewhere. It knows nothing of what they are: an output, a log's cursor, a listener, a pidfd.
 //!
-//! A name is `WHAT-N`, where N is the generation it belongs to: during a swap there are two. What is kept is held by the
-//! supervisor too, so that it can be handed to another keeper when the one there was died; whoever is done with something
-//! must [`forget`](Kept::forget) it, or it stays open.
+//! A name is `WHAT-N`, where N is the generation it belongs to: during a swap there are two. Listeners, which may change
+//! hands, have none in theirs (`steering/kept.rs`). What is kept is held by the supervisor too, so that it can be handed to
+//! another keeper when the one there was died; whoever is done with something must [`forget`](Kept::forget) it, or it stays
+//! open.
 
 mod keeper;
 mod wire;

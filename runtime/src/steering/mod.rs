@@ -21,6 +21,8 @@ mod drain;
 pub(crate) mod filter;
 pub(crate) mod gate;
 mod group;
+pub(crate) mod guard;
+pub(crate) mod kept;
 mod key;
 pub(crate) mod notified;
 mod pending;
@@ -45,12 +47,14 @@ pub(crate) use self::drain::{Drain, Looked};
 use self::group::Routes;
 pub(crate) use self::group::{PROBE_MARK, SERVING_MARK};
 use self::key::Key;
-use self::notified::{Bind, Notified};
+use self::notified::{Bind, Heard, Notified};
 use self::pending::Pending;
 use crate::crash_point;
 
 /// The first of the uids that sockets get; systemd's table of uids has this range as unused (UIDS-GIDS.md).
 const UID_FIRST: u32 = 0x7000_0000;
+/// The bits that all of them have in common.
+const UID_MASK: u32 = 0xf000_0000;
 /// How many connections may wait at a generation that is about to get all of them: a queue of five loses a burst for a
 /// second, until the clients' TCP tries again.
 const QUEUE_LEAST: u32 = 128;
@@ -62,6 +66,10 @@ pub(crate) struct Steering {
     active: u32,
     canary: u32,
     held: Vec<Held>,
+    /// What a supervisor that is no more held, as long as it is not clear whose it is.
+    left: Vec<OwnedFd>,
+    /// The inodes of those that were asked to be kept.
+    kept: Vec<u64>,
     pending: Pending,
 }
 
@@ -115,11 +123,21 @@ impl Steering {
     /// The ports of the service of this name below this root.
     pub(crate) fn new(run_folder: &Path) -> Self {
         let (uid, pending) = (Uid::from_raw(uid_of(run_folder)), Pending::of(run_folder));
-        Self { uid, active: 0, canary: 0, held: Vec::new(), pending }
+        Self { uid, active: 0, canary: 0, held: Vec::new(), left: Vec::new(), kept: Vec::new(), pending }
+    }
+
+    /// What there is to hear of a generation. Until it is answered, the next supervisor finds it if this one dies.
+    pub(crate) fn hear(&mut self, notified: &Notified, generation: u32) -> io::Result<Heard> {
+        self.pending.hear(notified, generation)
+    }
+
+    /// What was heard is answered, or whoever asked waits on for another reason.
+    pub(crate) fn answered(&mut self) {
+        self.pending.forget();
     }
 
     /// The call that a supervisor before has died over, to be answered as if it had been heard only now.
-    pub(crate) fn unanswered(&self, notified: &Notified, generation: u32) -> Option<Bind> {
+    pub(crate) fn unanswered(&mut self, notified: &Notified, generation: u32) -> Option<Bind> {
         let left = self.pending.left(generation)?;
         if notified.waits(&left) {
             return Some(left);
@@ -137,12 +155,8 @@ impl Steering {
         if !notified.waits(bind) {
             return Bound::Not;
         }
-        self.pending.note(by.generation, bind);
         crash_point::here();
-        let bound = self.join(notified, bind, by, (socket, address, key));
-        crash_point::here();
-        self.pending.forget();
-        bound
+        self.join(notified, bind, by, (socket, address, key))
     }
 
     /// Puts a socket into its group, where it can be; doing it once more does no harm.
@@ -381,7 +395,8 @@ impl Steering {
     pub(crate) fn owns(&mut self, generation: u32, ports: &[u16]) -> io::Result<Result<(), String>> {
         self.look();
         for port in ports {
-            let ours: HashSet<u64> = self.of(generation).map(|it| it.inode).collect();
+            let ours: HashSet<u64> =
+                self.of(generation).filter(|it| !it.foreign).map(|it| it.inode).collect();
             let listening = sockets::listeners(*port)?;
             if listening.is_empty() {
                 return Ok(Err(format!("nothing listens on port {port}")));
@@ -488,7 +503,7 @@ fn uid_of(run_folder: &Path) -> u32 {
         .as_bytes()
         .iter()
         .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-    UID_FIRST | (hash & 0x0fff_ffff)
+    UID_FIRST | (hash & !UID_MASK)
 }
 
 fn inode_of(socket: BorrowedFd<'_>) -> rustix::io::Result<u64> {

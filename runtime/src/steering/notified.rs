@@ -7,11 +7,15 @@
 //! with the program's own rights.
 //!
 //! Memory that stalls whoever reads it (userfaultfd(2), FUSE) takes rights that a service has only when its operator gives them
-//! by name; such a service stalls its own supervisor with it, and no other.
+//! by name. It is read by a thread, which is left to it after a time; beside that one there is no other, and the calls of such
+//! a service are let through.
 
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use nix::libc;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
@@ -32,6 +36,10 @@ const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsign
 /// The number of `CAP_NET_BIND_SERVICE`.
 const BIND_LOW_PORTS: u32 = 10;
 
+/// Memory that takes longer to be read stalls.
+const READ_WITHIN: Duration = Duration::from_secs(1);
+const READER_STACK_BYTES: usize = 64 * 1024;
+
 /// Where a supervisor hears of the binds of a container.
 #[derive(Debug)]
 pub(crate) struct Notified {
@@ -39,7 +47,7 @@ pub(crate) struct Notified {
 }
 
 /// A call that waits.
-#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Bind {
     id: u64,
     thread: i32,
@@ -68,28 +76,28 @@ impl Notified {
 
     /// What there is to hear. It does not wait.
     pub(crate) fn hear(&self) -> io::Result<Heard> {
+        self.hear_by(os::seccomp_receive)
+    }
+
+    /// The same, received by `receive`.
+    pub(super) fn hear_by(
+        &self,
+        receive: impl FnOnce(BorrowedFd<'_>) -> io::Result<libc::seccomp_notif>,
+    ) -> io::Result<Heard> {
         let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
         poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
         let flags = ready[0].revents();
         if !flags.contains(PollFlags::IN) {
             return Ok(if flags.is_empty() { Heard::Nothing } else { Heard::End });
         }
-        let call = match os::seccomp_receive(self.listener.as_fd()) {
+        let call = match receive(self.listener.as_fd()) {
             Ok(call) => call,
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {
                 return Ok(Heard::Nothing);
             }
             Err(error) => return Err(error),
         };
-        let [descriptor, address_at, address_bytes, ..] = call.data.args;
-        Ok(Heard::Bind(Bind {
-            id: call.id,
-            thread: call.pid.cast_signed(),
-            // The kernel looks at the low halves of what are ints in C.
-            descriptor: (descriptor as u32).cast_signed(),
-            address_at: usize::try_from(address_at).unwrap_or(0),
-            address_bytes: usize::try_from(address_bytes as u32).unwrap_or(0),
-        }))
+        Ok(Heard::Bind(Bind::of(&call)))
     }
 
     /// Whether a call still waits.
@@ -125,6 +133,19 @@ impl AsFd for Notified {
 }
 
 impl Bind {
+    /// The call that a notification tells of.
+    pub(super) fn of(call: &libc::seccomp_notif) -> Self {
+        let [descriptor, address_at, address_bytes, ..] = call.data.args;
+        Self {
+            id: call.id,
+            thread: call.pid.cast_signed(),
+            // The kernel looks at the low halves of what are ints in C.
+            descriptor: (descriptor as u32).cast_signed(),
+            address_at: usize::try_from(address_at).unwrap_or(0),
+            address_bytes: usize::try_from(address_bytes as u32).unwrap_or(0),
+        }
+    }
+
     /// The socket itself: the same open file as the program's (pidfd_getfd(2)).
     pub(crate) fn socket(&self) -> io::Result<OwnedFd> {
         if self.descriptor < 0 {
@@ -167,6 +188,23 @@ impl Bind {
 
     /// What the program has passed as the address.
     pub(crate) fn bytes(&self) -> io::Result<Vec<u8>> {
+        static STALLED: Mutex<Option<JoinHandle<()>>> = Mutex::new(None);
+        let mut stalled = STALLED.lock().unwrap_or_else(PoisonError::into_inner);
+        if stalled.as_ref().is_some_and(|reader| !reader.is_finished()) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let (bind, (say, hear)) = (*self, mpsc::channel());
+        let reader = Builder::new().stack_size(READER_STACK_BYTES).spawn(move || {
+            // OK to ignore: nobody waits for it any more.
+            let _ = say.send(bind.read());
+        })?;
+        hear.recv_timeout(READ_WITHIN).unwrap_or_else(|_| {
+            *stalled = Some(reader);
+            Err(io::ErrorKind::TimedOut.into())
+        })
+    }
+
+    fn read(&self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; self.address_bytes.min(ADDRESS_BYTES_MAX)];
         let remote = [RemoteIoVec { base: self.address_at, len: bytes.len() }];
         let read = process_vm_readv(Pid::from_raw(self.thread), &mut [IoSliceMut::new(&mut bytes)], &remote)?;

@@ -28,6 +28,7 @@ use crate::lifecycle::Event;
 use crate::log::{LogWriter, Staging, Stream};
 use crate::memory::MemoryWatch;
 use crate::record::{Health, Other, Process, Record, State, Swapping, Wanted, Way};
+use crate::steering::kept::is_listener;
 use crate::steering::notified::Notified;
 use crate::steering::{Side, Steering};
 use crate::systemd::{self, Stage};
@@ -50,6 +51,31 @@ pub(super) fn adoptable(folders: &ServiceFolders) -> Result<Option<Process>, Err
         )
     });
     Ok(process.filter(|process| process.is_alive() && process.is_in_its_cgroup()))
+}
+
+/// Takes what a supervisor before has had kept of what the service listens with.
+pub(super) fn inherit_listeners(kept: &Kept, steering: &mut Steering) {
+    let listeners = kept.all().filter(|(name, _)| is_listener(name));
+    steering.inherit(listeners.filter_map(|(_, socket)| socket.try_clone_to_owned().ok()));
+}
+
+/// As [`settle_swap`]. Where two generations were steered, what one listened with that is gone is closed at once.
+pub(super) fn settle_swap_of(folders: &ServiceFolders, steering: &mut Steering) -> Result<(), Error> {
+    let swap = Record::read(folders)?.and_then(|record| record.swap);
+    let is_steered = swap.is_some_and(|swap| swap.way == Way::Steered);
+    if is_steered {
+        close_deserted(folders, steering)?;
+    }
+    settle_swap(folders)?;
+    if is_steered { close_deserted(folders, steering) } else { Ok(()) }
+}
+
+fn close_deserted(folders: &ServiceFolders, steering: &mut Steering) -> Result<(), Error> {
+    let Some(record) = Record::read(folders)? else { return Ok(()) };
+    let both = [record.process, record.swap.and_then(|swap| swap.process)];
+    let cgroups: Vec<&Path> = both.iter().flatten().map(|process| Path::new(&process.cgroup)).collect();
+    steering.close_deserted(&cgroups);
+    Ok(())
 }
 
 /// Ends the swap that a supervisor which died has left half done: the record says which generation it is that serves, and
@@ -268,6 +294,11 @@ impl Supervisor {
             let event = match record.wanted {
                 Wanted::Up => {
                     running.life = running.life.with_restarts(record.restarts);
+                    let side = Side { generation, cgroup: &running.cgroup };
+                    if self.steering.take_left(side, &running.definition.ports) {
+                        // Not for longer than if it had crashed now.
+                        running.silent_since = Some(self.now());
+                    }
                     Event::Resume
                 }
                 // A person wants it up who did not want it before.
@@ -414,6 +445,7 @@ impl Supervisor {
             let failure = Failure::new(error.to_string());
             self.trouble(&failure.within("could not find what the service listens with"));
         }
+        self.steering.take_left(Side { generation, cgroup: &cgroup }, &ports);
         self.turn_to(generation);
         self.answer_what_was_left(generation);
     }
@@ -426,6 +458,23 @@ impl Supervisor {
         let Some(notified) = running.and_then(|running| running.notified.as_ref()) else { return };
         let kept = self.kept.keep(&format!("binds-{generation}"), notified.as_fd());
         self.not_kept(kept.err());
+    }
+
+    /// Has what the service listens with outlive this process, and no longer what it does not listen with any more.
+    pub(super) fn keep_listeners(&mut self) {
+        let Self { steering, kept, .. } = self;
+        if steering.is_kept() {
+            return;
+        }
+        let wanted = steering.be_kept();
+        let is_wanted = |name: &str| wanted.iter().any(|(wanted, _)| wanted == name);
+        let names = kept.all().map(|(name, _)| name.to_owned()).filter(|name| is_listener(name));
+        let (there, gone): (Vec<_>, Vec<_>) = names.partition(|name| is_wanted(name));
+        for (name, socket) in wanted.iter().filter(|(name, _)| !there.contains(name)) {
+            // OK to ignore: it is lost with this process then, as it would be without.
+            let _ = kept.keep(name, *socket);
+        }
+        gone.iter().for_each(|name| kept.forget(name));
     }
 
     /// Nothing of a container is left, but its log goes on with the next one.

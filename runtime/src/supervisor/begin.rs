@@ -22,6 +22,7 @@ use crate::keep::Kept;
 use crate::lock::{Lock, Tried};
 use crate::os;
 use crate::record::{self, Record};
+use crate::steering::Steering;
 use crate::systemd::Unit;
 
 /// Runs the hidden command `supervise`: the first client is its standard input.
@@ -205,7 +206,9 @@ impl Supervisor {
             },
         };
         let mut kept = kept()?;
-        adopt::settle_swap(folders)?;
+        let mut steering = Steering::new(&folders.run);
+        adopt::inherit_listeners(&kept, &mut steering);
+        adopt::settle_swap_of(folders, &mut steering)?;
         let found = Record::read(folders)?.map(|record| record.state);
         let lives = adopt::adoptable(folders)?.is_some();
         let cleared = !lives && adopt::clear_leftovers(folders, Some(&mut kept))?;
@@ -228,7 +231,7 @@ impl Supervisor {
             other: None,
             events: VecDeque::new(),
             swap: None,
-            steering: crate::steering::Steering::new(&folders.run),
+            steering,
             written: None,
             before: None,
             began: Instant::now(),

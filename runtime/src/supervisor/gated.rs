@@ -19,6 +19,7 @@ impl Supervisor {
             let failure = Failure::new(error.to_string());
             self.trouble(&failure.within("could not keep the listeners of the generation that ends"));
         }
+        self.keep_listeners();
         // Where the candidate listens already, whoever connects waits for it, and not at what is about to be closed.
         self.turn_to(candidate);
     }

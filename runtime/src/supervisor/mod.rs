@@ -129,6 +129,7 @@ impl Supervisor {
                 self.happen(generation, event);
             }
             self.tell_unit();
+            self.keep_listeners();
             if let Some(status) = self.ended {
                 return status;
             }
@@ -293,6 +294,9 @@ impl Supervisor {
     fn begin_to_run(&mut self, running: Running, event: Event, by: By) {
         let generation = running.generation();
         self.active = Some(running);
+        if !matches!(event, Event::Adopted | Event::Resume) {
+            self.steering.close_left();
+        }
         self.turn_to(generation);
         self.askers.start = by;
         let process = i32::try_from(std::process::id()).unwrap_or(0);

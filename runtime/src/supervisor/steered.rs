@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Supervisor;
 use super::running::Running;
 use super::swapping::Swapping;
+use crate::crash_point;
 use crate::definition::Probe;
 use crate::error::Failure;
 use crate::health::To;
@@ -41,7 +42,7 @@ impl Supervisor {
         let both = [&mut self.active, &mut self.other].into_iter().flatten();
         let Some(running) = both.into_iter().find(|it| it.generation() == generation) else { return };
         let Some(notified) = &running.notified else { return };
-        let bind = match notified.hear() {
+        let bind = match self.steering.hear(notified, generation) {
             Ok(Heard::Bind(bind)) => bind,
             Ok(Heard::Nothing) => return,
             // No process is left, or nothing can be heard any more. Waited for, it would be ready for ever.
@@ -51,14 +52,20 @@ impl Supervisor {
                 return;
             }
         };
+        crash_point::here();
         self.answer_this(generation, bind);
+        crash_point::here();
+        self.steering.answered();
     }
 
     /// Answers the bind that a supervisor before has died over, if there is one and it waits still.
     pub(super) fn answer_what_was_left(&mut self, generation: u32) {
-        let notified = self.get(generation).and_then(|running| running.notified.as_ref());
-        if let Some(bind) = notified.and_then(|notified| self.steering.unanswered(notified, generation)) {
+        let both = [&self.active, &self.other].into_iter().flatten();
+        let running = both.into_iter().find(|it| it.generation() == generation);
+        let Some(notified) = running.and_then(|running| running.notified.as_ref()) else { return };
+        if let Some(bind) = self.steering.unanswered(notified, generation) {
             self.answer_this(generation, bind);
+            self.steering.answered();
         }
     }
 
@@ -117,7 +124,8 @@ impl Supervisor {
     pub(super) fn steerable(&mut self) -> Result<(), (Way, String)> {
         let Some(active) = &self.active else { return Err((Way::StopFirst, "nothing runs".to_owned())) };
         // What listens although its binds are heard of has found a way past that, and its next release will.
-        let lower = if active.notified.is_some() { Way::StopFirst } else { Way::Gated };
+        let past = active.notified.is_some() && !self.steering.has_foreign(active.generation());
+        let lower = if past { Way::StopFirst } else { Way::Gated };
         match self.steering.owns(active.generation(), &active.definition.ports) {
             Ok(owns) => owns.map_err(|reason| (lower, reason)),
             Err(error) => Err((Way::StopFirst, format!("the kernel does not tell who listens: {error}"))),
@@ -223,6 +231,7 @@ impl Supervisor {
         let kept = self.swap.as_ref().is_some_and(|swap| swap.is_kept_for(generation));
         if !kept && !self.steering.is_shared(generation) {
             self.steering.release(generation);
+            self.keep_listeners();
         }
     }
 
