@@ -149,6 +149,14 @@ fn a_controller_that_is_missing_is_named_and_the_others_hold() {
     Guest::new(&["--minimal", "--kernel", "cgroup_disable=pids"], &["busybox-1.tar"]).run("lacking.sh", &[]);
 }
 
+/// Only when `OPSRUN_TEST_OLDER_LINUX` is set: it gets another kernel first.
+#[test]
+fn a_linux_that_is_too_old_is_told_so_before_anything_is_started() {
+    if std::env::var_os("OPSRUN_TEST_OLDER_LINUX").is_some() {
+        Guest::new(&["--minimal", "--linux", "bullseye"], &["busybox-1.tar"]).run("older.sh", &[]);
+    }
+}
+
 #[test]
 fn keystone_answers_by_itself_after_a_reboot_with_systemd() {
     let guest =

@@ -18,9 +18,8 @@ use crate::cgroup;
 use crate::devices;
 use crate::record::Way;
 
-/// The oldest kernel on which all of opsrun works: it has `close_range(2)` (5.9) and is the oldest one with long-term
-/// support that has.
-const KERNEL_MIN: (u32, u32) = (5, 10);
+/// The oldest kernel on which all of opsrun works: libcontainer mounts with `mount_setattr(2)`.
+const KERNEL_MIN: (u32, u32) = (5, 12);
 /// From here on a cgroup can be killed at once (`cgroup.kill`).
 const KERNEL_CGROUP_KILL: (u32, u32) = (5, 14);
 /// Room for a handful of images: one of OpenStack's is about 1 GiB.
@@ -389,7 +388,8 @@ mod tests {
         for (release, verdict) in [
             ("5.4.0-150-generic", Verdict::Missing),
             ("4.18.0-553.el8.x86_64", Verdict::Missing),
-            ("5.10.0-28-amd64", Verdict::Limited),
+            ("5.10.0-28-amd64", Verdict::Missing),
+            ("5.13.0-52-generic", Verdict::Limited),
             ("5.14.0-427.el9", Verdict::Good),
             ("6.1.0-18-amd64", Verdict::Good),
             ("10.0", Verdict::Good),
