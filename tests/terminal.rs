@@ -16,7 +16,7 @@ impl Screen {
         let screen = Self { socket: host.path("tmux").display().to_string() };
         let size = ["new-session", "-d", "-x", "80", "-y", "24", "env", "PS1=person> ", "sh"];
         screen.tmux(&size);
-        screen.until("person> ");
+        screen.until_prompt();
         screen
     }
 
@@ -33,6 +33,11 @@ impl Screen {
 
     fn shown(&self) -> String {
         self.tmux(&["capture-pane", "-p", "-J", "-S", "-"])
+    }
+
+    /// Until the person's own shell reads again: what is typed before, whoever reads then takes with them.
+    fn until_prompt(&self) {
+        until("the person's shell reads", || self.shown().trim_end().ends_with("person>"));
     }
 
     #[track_caller]
@@ -95,7 +100,7 @@ fn a_shell_in_a_service_has_the_persons_terminal_and_gives_it_back() {
     screen.until("it was 130");
 
     screen.type_line("exit 7");
-    screen.until("person> ");
+    screen.until_prompt();
     screen.type_line("echo outside, status $?");
     screen.until("outside, status 7");
     is_as_before(&screen, &host);
@@ -197,7 +202,7 @@ fn a_one_shot_container_can_have_a_terminal() {
     screen.until("once> ");
     screen.type_line("echo $(tty) $$; exit 4");
     screen.until("/dev/");
-    screen.until("person> ");
+    screen.until_prompt();
     screen.type_line("echo status $?");
     screen.until("status 4");
     until("nothing is left", || host.left_over().is_empty());
