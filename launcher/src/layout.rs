@@ -123,10 +123,18 @@ impl Layout {
 
     /// The folders opsrun keeps for a service.
     pub(crate) fn service(&self, name: &ServiceName) -> ServiceFolders {
+        // `ps` makes these of each service: at once, not part by part.
+        let root = self.root.as_deref().unwrap_or(Path::new("/"));
+        let below = |folder: &str| {
+            let bytes = root.as_os_str().len() + folder.len() + name.as_str().len() + 2;
+            let mut path = PathBuf::with_capacity(bytes);
+            path.extend([root, Path::new(folder), Path::new(name.as_str())]);
+            path
+        };
         ServiceFolders {
-            state: self.services().join(name.as_str()),
-            run: self.at("run/opsrun").join(name.as_str()),
-            log: self.logs().join(name.as_str()),
+            state: below("var/lib/opsrun/services"),
+            run: below("run/opsrun"),
+            log: below("var/log/opsrun"),
         }
     }
 

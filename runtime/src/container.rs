@@ -319,7 +319,11 @@ pub(crate) fn shell_status(wait_status: i32) -> i32 {
 }
 
 fn start_ticks(pid: i32) -> io::Result<u64> {
-    let stat = small_file::read_at_once(Path::new(&format!("/proc/{pid}/stat")))?;
+    small_file::read(Path::new(&format!("/proc/{pid}/stat")), start_ticks_in)?
+}
+
+/// The same as the text of that file has it.
+fn start_ticks_in(stat: &[u8]) -> io::Result<u64> {
     // The second field is the program's name in brackets, which may hold anything; the others are numbers and letters.
     let name_ends = stat.iter().rposition(|&byte| byte == b')').unwrap_or(0);
     let mut fields = stat[name_ends..].split(|&byte| byte == b' ').skip(1);

@@ -77,8 +77,8 @@ impl Lock {
 
 /// The kernel does not say who holds an open-file-description lock, so the holder writes its number into the file.
 fn written_holder(file: impl AsFd) -> io::Result<i32> {
-    let text = small_file::read_open_at_once(file)?;
-    Ok(std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0))
+    let number = |text: &[u8]| std::str::from_utf8(text).ok().and_then(|text| text.trim().parse().ok());
+    Ok(small_file::read_beginning(file, number)?.unwrap_or(0))
 }
 
 fn wholefile() -> libc::flock {

@@ -5,7 +5,7 @@
 //! one, and a crash at any line leaves one of the two. A missing record is `None`; a record that cannot be read as
 //! one is [`Error::RecordCorrupt`]: the two are never confused, and such a file is set aside before another is written.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -251,22 +251,26 @@ impl Record {
     /// [`Error::Io`], [`Error::RecordCorrupt`], [`Error::RecordNewer`].
     pub fn read(folders: &ServiceFolders) -> Result<Option<Self>, Error> {
         let path = folders.record();
-        let text = match small_file::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::Io { doing: "read a service's record", source: error }),
-        };
+        match small_file::read(&path, |text| Self::parse(text, &path)) {
+            Ok(record) => record.map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::Io { doing: "read a service's record", source: error }),
+        }
+    }
+
+    fn parse(text: &[u8], path: &Path) -> Result<Self, Error> {
         #[derive(Deserialize)]
         struct VersionOnly {
             version: u32,
         }
-        let corrupt = |error: serde_json::Error| Error::RecordCorrupt { path: path.clone(), source: error };
-        let newer = |found| Error::RecordNewer { path: path.clone(), found, known: VERSION };
-        match serde_json::from_slice::<Self>(&text) {
+        let corrupt =
+            |error: serde_json::Error| Error::RecordCorrupt { path: path.to_owned(), source: error };
+        let newer = |found| Error::RecordNewer { path: path.to_owned(), found, known: VERSION };
+        match serde_json::from_slice::<Self>(text) {
             Ok(record) if record.version > VERSION => Err(newer(record.version)),
-            Ok(record) => Ok(Some(Self { version: VERSION, ..record })),
+            Ok(record) => Ok(Self { version: VERSION, ..record }),
             // What a newer opsrun wrote need not be understood to be told from what is spoiled.
-            Err(error) => match serde_json::from_slice(&text) {
+            Err(error) => match serde_json::from_slice(text) {
                 Ok(VersionOnly { version }) if version > VERSION => Err(newer(version)),
                 _ => Err(corrupt(error)),
             },

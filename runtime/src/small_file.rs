@@ -5,44 +5,33 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags, open};
-use rustix::io::{Errno, read as read_into};
 
-/// Enough for what is read here to be there at once.
-const EXPECTED_BYTES: usize = 2000;
+/// More than any file has that is read here, unless somebody spoiled it.
+const EXPECTED_BYTES: usize = 4096;
 
-/// All of a file, whatever its size.
+/// Hands all of a file to `use_it`, whatever its size. It is one that is never written to but replaced, or that the kernel makes
+/// up and that is shorter than a page, such as `/proc/PID/stat`: then what one read gives is all, if there was room for more.
 ///
 /// # Errors
 /// Those of open(2) and read(2), with the path.
-pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let read = || {
-        let file = opened(path)?;
-        let mut content = Vec::with_capacity(EXPECTED_BYTES);
-        while read_more(&file, &mut content)? {}
-        Ok(content)
-    };
-    // This one says of which path.
-    read().or_else(|_: io::Error| fs_err::read(path))
+pub(crate) fn read<T>(path: &Path, use_it: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
+    let mut buffer = [0; EXPECTED_BYTES];
+    match opened(path).and_then(|file| read_into(file, &mut buffer)) {
+        Ok(length) if length < buffer.len() => Ok(use_it(&buffer[..length])),
+        // This one reads on, and says of which path an error is.
+        _ => Ok(use_it(&fs_err::read(path)?)),
+    }
 }
 
-/// What one read gives of a file: all of one that the kernel makes up and that is short, such as `/proc/PID/stat`.
-///
-/// # Errors
-/// Those of open(2) and read(2).
-pub(crate) fn read_at_once(path: &Path) -> io::Result<Vec<u8>> {
-    read_open_at_once(opened(path)?)
-}
-
-/// The same of an open one.
+/// The same of an open one, of which it may be that only the beginning is there.
 ///
 /// # Errors
 /// Those of read(2).
-pub(crate) fn read_open_at_once(file: impl AsFd) -> io::Result<Vec<u8>> {
-    let mut content = Vec::with_capacity(EXPECTED_BYTES);
-    read_more(file, &mut content)?;
-    Ok(content)
+pub(crate) fn read_beginning<T>(file: impl AsFd, use_it: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
+    let mut buffer = [0; EXPECTED_BYTES];
+    let length = read_into(file, &mut buffer)?;
+    Ok(use_it(&buffer[..length]))
 }
 
 /// Opens it for reading.
@@ -53,16 +42,8 @@ pub(crate) fn opened(path: &Path) -> io::Result<OwnedFd> {
     Ok(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// Whether there was more.
-fn read_more(file: impl AsFd, content: &mut Vec<u8>) -> io::Result<bool> {
-    content.reserve(1);
-    loop {
-        match read_into(&file, spare_capacity(content)) {
-            Ok(count) => return Ok(count > 0),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+fn read_into(file: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut *buffer))?)
 }
 
 #[cfg(test)]
@@ -73,12 +54,18 @@ mod tests {
     fn all_of_a_file_is_read_whatever_its_size() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("file");
-        for bytes in [0, 1, EXPECTED_BYTES, 10 * EXPECTED_BYTES + 1] {
+        for bytes in [0, 1, EXPECTED_BYTES - 1, EXPECTED_BYTES, 10 * EXPECTED_BYTES + 1] {
             let content: Vec<u8> = (0..=255).cycle().take(bytes).collect();
             fs_err::write(&path, &content).expect("write");
-            assert!(read(&path).expect("read") == content, "{bytes} bytes");
+            assert!(read(&path, <[u8]>::to_vec).expect("read") == content, "{bytes} bytes");
         }
-        let missing = read(&folder.path().join("none")).expect_err("there is none");
+    }
+
+    #[test]
+    fn a_missing_file_is_told_from_others_and_named() {
+        let folder = tempfile::tempdir().expect("folder");
+        let missing = read(&folder.path().join("none"), |_| ()).expect_err("there is none");
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        assert!(missing.to_string().contains("none"), "{missing}");
     }
 }

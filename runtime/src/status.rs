@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::container;
 use crate::definition::{Definition, Probe};
@@ -44,11 +45,23 @@ pub fn look(folders: &ServiceFolders) -> Result<Option<Status>, Error> {
 /// is the newest there is.
 fn program_is_replaced(pid: i32) -> Option<bool> {
     let runs = PathBuf::from(format!("/proc/{pid}/exe"));
+    let file = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let program = file(&runs)?;
+    // Mostly it is the very program that asks, which does so once and ends.
+    static OWN: OnceLock<Option<(u64, u64)>> = OnceLock::new();
+    if *OWN.get_or_init(|| own_program(file)) == Some(program) {
+        return Some(false);
+    }
     let path = std::fs::read_link(&runs).ok()?.into_os_string().into_string().ok()?;
     let path = path.strip_suffix(" (deleted)").unwrap_or(&path);
-    let file = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
-    let runs = file(&runs).ok()?;
-    Some(file(Path::new(path)).is_ok_and(|there| there != runs))
+    Some(file(Path::new(path)).is_some_and(|there| there != program))
+}
+
+/// The program of this process, if it is still at its path.
+fn own_program(file: impl Fn(&Path) -> Option<(u64, u64)>) -> Option<(u64, u64)> {
+    let runs = Path::new("/proc/self/exe");
+    let program = file(runs)?;
+    (file(&std::fs::read_link(runs).ok()?)? == program).then_some(program)
 }
 
 /// The rules of the active generation.
