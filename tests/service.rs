@@ -260,10 +260,11 @@ fn a_command_in_a_service_is_as_confined_as_the_service() {
         host.opsrun(["exec", "busybox", "sh", "-c", &facts.replace("PID", "2")]).succeeds().stdout.clone();
     let command =
         host.opsrun(["exec", "busybox", "sh", "-c", &facts.replace("PID", "self")]).succeeds().stdout.clone();
-    // The service has one more, which forbids nothing: it tells the supervisor of binds.
-    assert!(service.contains("Seccomp_filters:\t2\n"), "{service}");
-    assert_eq!(service.replace("Seccomp_filters:\t2\n", "Seccomp_filters:\t1\n"), command);
-    // Docker's default list, the same privileges for good, one filter.
+    // The service has one more, which forbids nothing: it tells the supervisor of binds. Beside the profile there is one that
+    // refuses the uids of listeners.
+    assert!(service.contains("Seccomp_filters:\t3\n"), "{service}");
+    assert_eq!(service.replace("Seccomp_filters:\t3\n", "Seccomp_filters:\t2\n"), command);
+    // Docker's default list, the same privileges for good.
     assert!(service.contains("CapEff:\t00000000a80425fb\n"), "{service}");
     assert!(service.contains("NoNewPrivs:\t1\n") && service.contains("Seccomp:\t2\n"), "{service}");
     // mount(2) needs CAP_SYS_ADMIN; the host's disks are not there to be read, nor can they be made.
