@@ -30,9 +30,9 @@ taken_over() {
     now=$(supervisor web) && [ -n "$now" ] && [ "$now" != "$first" ] && [ "$(show MainPID)" = "$now" ] &&
         [ "$(show StatusText)" = "web 1: running, healthy" ]
 }
-# Outputs, the log's cursor and its second pipe, the end of process 1, its binds: no more and no less.
+# Outputs, the log's cursor and its second pipe, the end of process 1, its binds, what it listens with: no more and no less.
 stored=$(show NFileDescriptorStore)
-check "systemd keeps what must outlive a supervisor" is "$stored" 6
+check "systemd keeps what must outlive a supervisor" is "$stored" 7
 
 cp /usr/local/bin/opsrun ./a
 cp /usr/local/bin/opsrun ./b
