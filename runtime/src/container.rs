@@ -354,7 +354,7 @@ mod tests {
     #[test]
     fn a_program_is_in_the_cgroup_that_it_is_started_in() {
         let hierarchy = crate::cgroup::Hierarchy::open().expect("cgroups");
-        let path = format!("/opsrun-test-{}/inside", std::process::id());
+        let path = format!("/opsrun-test-spawn-{}/inside", std::process::id());
         let cgroup = hierarchy.at(Path::new(&path));
         let folder = cgroup.make().expect("a cgroup");
         let (mut near, far) = io::pipe().expect("a pipe");

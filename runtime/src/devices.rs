@@ -286,8 +286,9 @@ mod tests {
             let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
             let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
             let mount = fields.filter(|it| it[2] == "cgroup2").map(|it| PathBuf::from(it[1])).next();
-            let folder =
-                mount.expect("this test needs cgroup v2").join(format!("opsrun-test-{}", std::process::id()));
+            let folder = mount
+                .expect("this test needs cgroup v2")
+                .join(format!("opsrun-test-devices-{}", std::process::id()));
             std::fs::create_dir(&folder).expect("this test needs root");
             Self(folder)
         }
