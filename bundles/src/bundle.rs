@@ -171,7 +171,7 @@ impl Store {
 }
 
 /// What an image says beyond what is run: known without preparing a bundle.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageFacts {
     /// As [`Bundle::stop_signal`].
     pub stop_signal: Option<String>,
@@ -181,6 +181,8 @@ pub struct ImageFacts {
     pub volumes: Vec<PathBuf>,
     /// The image's `User`, as it is written.
     pub user: Option<String>,
+    /// The image's `Labels`.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Unpacked {
@@ -193,6 +195,7 @@ impl Unpacked {
         Ok(ImageFacts {
             healthcheck: config.healthcheck(),
             volumes: config.volumes(),
+            labels: config.labels(),
             stop_signal: config.stop_signal,
             user: config.user,
         })

@@ -1,19 +1,26 @@
 //! Decides the rules of a generation: the operator's file over the image's own words over the catalogue over defaults.
 //! Pure: it reads nothing and starts nothing.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use bundles::bundle::{ImageFacts, ImageHealthcheck};
-use runtime::definition::{Definition, HealthCheck, Probe, Restart, RestartPolicy, Stop, VERSION};
+use runtime::definition::{
+    Definition, HealthCheck, LISTENERS_MAX, Probe, Restart, RestartPolicy, Stop, VERSION,
+};
 use runtime::log::Rotation;
 
 use crate::limits_value::Size;
 use crate::settings::{Check, Log, Policy, Settings};
-use crate::settings_value::SignalName;
+use crate::settings_value::{ListenAddress, SignalName};
 use crate::time_span::TimeSpan;
 
 /// Four times the longest line that is not cut.
 const LOG_SIZE_MIN: u64 = 64 * 1024;
+
+/// The label by which an image says where its program is to be given listeners, as `listen_stream` does.
+const LISTEN_LABEL: &str = "org.opsrun.listen-stream";
 
 /// What an image says that counts here.
 #[derive(Debug, Clone, Copy)]
@@ -75,10 +82,13 @@ pub(crate) fn decide(
         }
         None => None,
     };
+    let labelled = labelled_listeners(image)?;
     let image =
         Image { health: image.healthcheck.as_ref(), stop_signal: signal.as_ref().map(SignalName::as_str) };
     let both = settings.clone().over(catalogue.clone());
-    let ports: Vec<u16> = both.ports.iter().flatten().map(|port| port.number()).collect();
+    let listed = settings.listen_stream.clone().or(labelled).or(catalogue.listen_stream.clone());
+    let listen_stream: Vec<SocketAddr> = listed.iter().flatten().map(|address| address.get()).collect();
+    let ports = decide_ports(&both, &listen_stream)?;
     Ok(Definition {
         version: VERSION,
         service: subject.service,
@@ -88,6 +98,7 @@ pub(crate) fn decide(
         generation: subject.generation,
         health: decide_health(settings, catalogue, image, &ports)?,
         ports,
+        listen_stream,
         restart: decide_restart(&both),
         stop: Stop {
             signal: (settings.stop.signal.as_ref().map(|signal| signal.as_str()))
@@ -102,6 +113,37 @@ pub(crate) fn decide(
         init: both.init.unwrap_or(true),
         log: decide_log(&both.log)?,
     })
+}
+
+/// What the image says it is to be started with to listen, the addresses with spaces between them.
+fn labelled_listeners(image: &ImageFacts) -> Result<Option<Vec<ListenAddress>>, String> {
+    let Some(text) = image.labels.get(LISTEN_LABEL) else { return Ok(None) };
+    let wrong = |word: &str| {
+        format!(
+            "the image's label {LISTEN_LABEL} has {word:?}, which is no IP address and port such as 127.0.0.1:5000"
+        )
+    };
+    let addresses = text.split_whitespace().map(|word| word.parse().map_err(|()| wrong(word)));
+    addresses.collect::<Result<Vec<_>, _>>().map(Some)
+}
+
+/// The ports that are listed, or those of the listeners.
+fn decide_ports(both: &Settings, listen_stream: &[SocketAddr]) -> Result<Vec<u16>, String> {
+    if listen_stream.len() > LISTENERS_MAX {
+        return Err(format!(
+            "`listen_stream` has {} addresses, and a program can get {LISTENERS_MAX}",
+            listen_stream.len()
+        ));
+    }
+    let Some(listed) = &both.ports else {
+        let ports: BTreeSet<u16> = listen_stream.iter().map(SocketAddr::port).collect();
+        return Ok(ports.into_iter().collect());
+    };
+    let ports: Vec<u16> = listed.iter().map(|port| port.number()).collect();
+    match listen_stream.iter().find(|address| !ports.contains(&address.port())) {
+        Some(address) => Err(format!("`listen_stream` has {address}, and `ports` does not list that port")),
+        None => Ok(ports),
+    }
 }
 
 fn decide_log(log: &Log) -> Result<Rotation, String> {
@@ -202,6 +244,7 @@ fn decide_health(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::path::Path;
 
     use runtime::record::Way;
@@ -225,7 +268,7 @@ mod tests {
     }
 
     fn silent() -> ImageFacts {
-        ImageFacts { stop_signal: None, healthcheck: None, volumes: Vec::new(), user: None }
+        ImageFacts::default()
     }
 
     fn checked() -> ImageFacts {
@@ -254,6 +297,34 @@ mod tests {
     fn with_a_port_alone_it_is_healthy_when_it_listens() {
         let definition = decide("ports = [8080]", "", &silent()).unwrap();
         assert_eq!(definition.health.probe, Probe::Tcp { address: "127.0.0.1".into(), port: 8080 });
+    }
+
+    #[test]
+    fn a_program_is_given_the_listeners_that_its_file_or_its_image_lists() {
+        let labelled = |text: &str| ImageFacts {
+            labels: BTreeMap::from([(LISTEN_LABEL.to_owned(), text.to_owned())]),
+            ..silent()
+        };
+        let image = labelled("127.0.0.1:5000 [::1]:5001");
+        let definition = decide("", "ports = [5000, 5001, 5002]", &image).unwrap();
+        let addresses = ["127.0.0.1:5000".parse().unwrap(), "[::1]:5001".parse().unwrap()];
+        assert_eq!((definition.listen_stream, definition.ports.len()), (addresses.to_vec(), 3));
+        assert_eq!(decide("", "", &image).unwrap().ports, [5000, 5001]);
+        let own = decide("listen_stream = []", "ports = [5000]", &image).unwrap();
+        assert!(own.listen_stream.is_empty());
+        for (own, image, said) in [
+            ("", labelled("5000"), "has \"5000\", which is no IP address"),
+            ("", labelled("127.0.0.1:0"), "has \"127.0.0.1:0\""),
+            ("ports = [5001]", image.clone(), "has 127.0.0.1:5000, and `ports` does not list"),
+        ] {
+            let refused = decide(own, "", &image).unwrap_err();
+            assert!(refused.contains(said), "{refused}");
+        }
+        let many = format!(
+            "listen_stream = [{}]",
+            (1..=17).map(|port| format!("\"127.0.0.1:{port}\",")).collect::<String>()
+        );
+        assert!(decide(&many, "", &silent()).unwrap_err().contains("17 addresses"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::limits_value::Size;
 use crate::series::Series;
 use crate::service_name::ServiceName;
 use crate::settings_swap::{self, Hooks, PointOfNoReturn};
-use crate::settings_value::{ContainerPath, Entry, Port, SeccompChoice, SignalName, UrlPath};
+use crate::settings_value::{ContainerPath, Entry, ListenAddress, Port, SeccompChoice, SignalName, UrlPath};
 use crate::time_span::TimeSpan;
 
 /// What is said about one service.
@@ -27,6 +27,8 @@ pub(crate) struct Settings {
     pub image: Option<String>,
     /// TCP ports the service listens on.
     pub ports: Option<Vec<Port>>,
+    /// Where it listens with sockets that its program gets when it is started (sd_listen_fds(3)) and does not bind itself.
+    pub listen_stream: Option<Vec<ListenAddress>>,
     /// Services that are started before this one when the host starts.
     pub after: Option<Vec<ServiceName>>,
     /// Replaces the image's `CMD`.
@@ -229,6 +231,7 @@ impl Settings {
         Self {
             image: self.image.or(under.image),
             ports: self.ports.or(under.ports),
+            listen_stream: self.listen_stream.or(under.listen_stream),
             after: self.after.or(under.after),
             command: self.command.or(under.command),
             entrypoint: self.entrypoint.or(under.entrypoint),

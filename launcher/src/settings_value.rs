@@ -2,6 +2,7 @@
 //! They know nothing of what they are for.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
@@ -34,6 +35,26 @@ impl<'de> Deserialize<'de> for Port {
             }
         }
         deserializer.deserialize_i64(Form)
+    }
+}
+
+/// An IP address and a TCP port other than 0, as systemd's `ListenStream=` has them: `127.0.0.1:5000`, `[::]:5000`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ListenAddress(SocketAddr);
+
+impl ListenAddress {
+    /// The address and port.
+    pub(crate) fn get(self) -> SocketAddr {
+        self.0
+    }
+}
+
+impl FromStr for ListenAddress {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let address: SocketAddr = text.parse().map_err(|_| ())?;
+        if address.port() == 0 { Err(()) } else { Ok(Self(address)) }
     }
 }
 
@@ -177,6 +198,7 @@ macro_rules! read_from_text {
 }
 
 read_from_text!(ContainerPath, "an absolute path other than / and without ..");
+read_from_text!(ListenAddress, "an IP address and port such as \"127.0.0.1:5000\" or \"[::]:5000\"");
 read_from_text!(Entry, "a path relative to the configuration folder, without ..");
 read_from_text!(UrlPath, "a path such as \"/healthcheck\"");
 read_from_text!(SignalName, "the name of a signal such as \"SIGTERM\"");

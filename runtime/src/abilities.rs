@@ -186,11 +186,12 @@ impl Abilities {
         })
     }
 
-    /// The way that is gone here in place of one, and why it is another.
+    /// The way that is gone here in place of one, and why it is another. Listeners that are handed from one program to the next
+    /// need nothing of the host.
     #[must_use]
-    pub fn best_for(&self, way: Way) -> (Way, Option<String>) {
+    pub fn best_for(&self, way: Way, handed: bool) -> (Way, Option<String>) {
         let Some(lacks) = self.lacks_for(way) else { return (way, None) };
-        match self.lacks_for(Way::Gated) {
+        match self.lacks_for(Way::Gated).filter(|_| !handed) {
             None => (Way::Gated, Some(lacks)),
             Some(lacks) => (Way::StopFirst, Some(lacks)),
         }
@@ -227,12 +228,13 @@ mod tests {
             (&[Part::Notification], &Part::ALL[3..], Way::StopFirst, Some("seccomp user notification")),
             (&[], &[Part::Group], Way::Gated, Some("may lack SO_REUSEPORT")),
         ] {
-            let (found, reason) = abilities(lacking, untried).best_for(Way::Steered);
+            let (found, reason) = abilities(lacking, untried).best_for(Way::Steered, false);
             assert_eq!(found, way, "{lacking:?} {untried:?}");
             assert_eq!(reason.is_some(), why.is_some(), "{reason:?}");
             assert!(reason.unwrap_or_default().contains(why.unwrap_or_default()));
         }
-        assert_eq!(abilities(&Part::ALL, &[]).best_for(Way::StopFirst), (Way::StopFirst, None));
+        assert_eq!(abilities(&Part::ALL, &[]).best_for(Way::StopFirst, false), (Way::StopFirst, None));
+        assert_eq!(abilities(&Part::ALL, &[]).best_for(Way::Steered, true).0, Way::Gated);
     }
 
     #[test]

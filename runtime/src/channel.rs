@@ -19,12 +19,13 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::definition::LISTENERS_MAX;
 use crate::error::Failure;
 
 /// No message is longer; a longer one is an error of this program, not of its input: causes are cut to fit.
 const MESSAGE_BYTES_MAX: usize = 256 * 1024;
-/// No message carries more descriptors: stdin, stdout, stderr.
-const DESCRIPTORS_MAX: usize = 3;
+/// No message carries more descriptors: stdin, stdout, stderr, and what the program is to listen with.
+const DESCRIPTORS_MAX: usize = 3 + LISTENERS_MAX;
 
 /// What the throw-away process is told: the request, and how it was started.
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,7 +36,7 @@ pub(crate) struct Errand<R = Request> {
     pub(crate) inside: bool,
 }
 
-/// What the throw-away process is asked for, with the container's stdin, stdout and stderr attached.
+/// What the throw-away process is asked for, with the container's stdin, stdout and stderr attached, and then its listeners.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Make the container of a bundle; start it when [`Go`] comes.
@@ -129,6 +130,11 @@ impl Channel {
     /// One more descriptor of the same end, closed on exec.
     pub(crate) fn duplicate(&self) -> io::Result<Self> {
         Ok(Self { socket: self.socket.try_clone()? })
+    }
+
+    /// The same for who is about to give the lower numbers to others.
+    pub(crate) fn duplicate_from(&self, first: i32) -> io::Result<Self> {
+        Ok(Self { socket: rustix::io::fcntl_dupfd_cloexec(&self.socket, first)? })
     }
 
     /// Sends a message and duplicates of the descriptors.

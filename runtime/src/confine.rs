@@ -2,7 +2,8 @@
 //! program. It knows no libcontainer; who calls it is the container's process with its user and namespaces set.
 
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -17,6 +18,9 @@ use crate::{init, os, steering};
 /// The search path when a process has none: what Docker gives.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The number of the first listener that a program gets (sd_listen_fds(3), `SD_LISTEN_FDS_START`).
+pub(crate) const LISTENERS_FROM: i32 = 3;
+
 /// What is still to be done when libcontainer has done its part.
 pub(crate) struct Confinement {
     /// Whether this process's binds are to be notified to who asked for the container.
@@ -29,6 +33,8 @@ pub(crate) struct Confinement {
     pub(crate) init: bool,
     /// Whether the container is killed when the process that asked for it ends.
     pub(crate) die_with_parent: bool,
+    /// What the program listens with (sd_listen_fds(3)).
+    pub(crate) listeners: Vec<OwnedFd>,
     /// The container's id, for whoever looks at the host's processes, and where it is to be written.
     pub(crate) id: String,
     /// `None` when that is not known.
@@ -54,6 +60,9 @@ impl Confinement {
     /// The filters first: without no_new_privs they need a capability that is dropped right after (seccomp(2)). The one that
     /// notifies before the profile, which need not allow what it takes to load and send it.
     fn confine(&self) -> Result<(), Failure> {
+        os::duplicate_to(&self.listeners, LISTENERS_FROM).map_err(|error| {
+            Failure::new(error.to_string()).within("could not hand the program its listeners")
+        })?;
         if self.notified {
             self.have_binds_notified();
         }
@@ -91,7 +100,10 @@ impl Confinement {
 
     fn execute_program(&self, process: &Process) -> ! {
         let arguments = process.args().clone().unwrap_or_default();
-        let environment = process.env().clone().unwrap_or_default();
+        let mut environment = process.env().clone().unwrap_or_default();
+        if !self.listeners.is_empty() {
+            tell_of_listeners(&mut environment, &self.listeners);
+        }
         // Rust's runtime ignores SIGPIPE; nohup, and shells for what they start in the background, ignore others. A program
         // that inherits this cannot be stopped or reloaded by them: a shell may not even set a trap.
         os::default_signals();
@@ -100,6 +112,21 @@ impl Confinement {
         let _ = self.channel.send(&Report::CannotExecute { program, errno: errno as i32 }, &[]);
         os::exit(if is_missing(errno) { 127 } else { 126 })
     }
+}
+
+/// Says to this process's program that it has listeners: how many, by their ports, and that they are meant for it
+/// (sd_listen_fds(3)).
+fn tell_of_listeners(environment: &mut Vec<String>, listeners: &[OwnedFd]) {
+    environment.retain(|variable| !variable.starts_with("LISTEN_"));
+    let ports: Vec<String> = listeners.iter().map(|it| port_of(it).to_string()).collect();
+    environment.push(format!("LISTEN_PID={}", std::process::id()));
+    environment.push(format!("LISTEN_FDS={}", listeners.len()));
+    environment.push(format!("LISTEN_FDNAMES={}", ports.join(":")));
+}
+
+fn port_of(listener: &OwnedFd) -> u16 {
+    let address = rustix::net::getsockname(listener).ok().and_then(|it| SocketAddr::try_from(it).ok());
+    address.map_or(0, |address| address.port())
 }
 
 /// Whether a program that could not be executed for this reason does not exist.

@@ -71,6 +71,11 @@ pub(crate) enum Made {
 impl Making {
     /// Starts the throw-away process and hands it the request with the container's stdin, stdout and stderr.
     pub(crate) fn begin(request: &Request, stdio: [BorrowedFd<'_>; 3]) -> Result<Self, Error> {
+        Self::begin_with(request, &stdio)
+    }
+
+    /// The same; what comes after the three, its program listens with (sd_listen_fds(3)).
+    pub(crate) fn begin_with(request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<Self, Error> {
         let failed = |error| Error::Io { doing: "start the process that makes the container", source: error };
         let (Request::Create { run, cgroup, .. } | Request::Enter { run, cgroup, .. }) = request;
         fs_err::create_dir_all(run.join(ENGINE)).map_err(failed)?;
@@ -85,7 +90,7 @@ impl Making {
             None => (start_outside(request, &id, far).map_err(failed)?, false),
         };
         let making = Self { channel, helper, causes: Vec::new(), created: false, went: false, ended: false };
-        making.channel.send(&Errand { request, inside }, &stdio).map_err(failed)?;
+        making.channel.send(&Errand { request, inside }, descriptors).map_err(failed)?;
         Ok(making)
     }
 

@@ -37,12 +37,16 @@ use oci_spec::runtime::{Capability, Process, Spec};
 
 use crate::cgroup;
 use crate::channel::{Channel, Errand, Go, Purpose, Report, Request};
-use crate::confine::Confinement;
+use crate::confine::{Confinement, LISTENERS_FROM};
 use crate::container::{CONTAINERS, ENGINE, id_of, read_spec};
+use crate::definition::LISTENERS_MAX;
 use crate::error::{Error, Failure};
 use crate::seccomp::Filter;
 use crate::title::Title;
 use crate::{devices, limits, os, systemd, trace};
+
+/// The first number that none of a program's listeners gets.
+const BEYOND_LISTENERS: i32 = LISTENERS_FROM + LISTENERS_MAX as i32;
 
 /// Runs the hidden command `create`: the channel is its standard input.
 ///
@@ -109,10 +113,14 @@ fn create(
     channel: &Channel,
     bundle: &Bundle,
     run: &Path,
-    stdio: Vec<OwnedFd>,
+    mut stdio: Vec<OwnedFd>,
     how: How,
 ) -> Result<(), Error> {
     let How { init, purpose, notified } = how;
+    let listeners =
+        stdio.split_off(stdio.len().min(3)).iter().map(beyond_listeners).collect::<io::Result<_>>();
+    let listeners =
+        listeners.map_err(|error| Error::Io { doing: "take the program's listeners", source: error })?;
     own_mounts(run)?;
     bundle.mount_root(purpose)?;
     bundle.stand_aside()?;
@@ -125,6 +133,7 @@ fn create(
     }
     let (engine, mut confinement) = bundle.for_engine(bundle.process()?.clone(), channel, init, notified)?;
     confinement.die_with_parent = purpose == Purpose::OneShot;
+    confinement.listeners = listeners;
     let console = write_engine_bundle(run, &engine, bundle.terminal())?;
     let states = match purpose {
         Purpose::Service => run.join(CONTAINERS),
@@ -146,6 +155,11 @@ fn create(
             other.map(drop)
         }
     }
+}
+
+/// A duplicate whose number none of the program's listeners gets.
+fn beyond_listeners(descriptor: &OwnedFd) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(descriptor, BEYOND_LISTENERS)?)
 }
 
 fn build(
@@ -430,11 +444,24 @@ impl Bundle {
             }
         }
         spec.set_process(Some(process));
-        let channel =
-            channel.duplicate().map_err(|error| Error::Io { doing: "prepare the report", source: error })?;
+        // Beyond the numbers that the program's listeners get.
+        let channel = channel
+            .duplicate_from(BEYOND_LISTENERS)
+            .map_err(|error| Error::Io { doing: "prepare the report", source: error })?;
         let (id, title) = (self.id(), Title::of_this_process());
-        let die_with_parent = false;
-        Ok((spec, Confinement { notified, filter, capabilities, init, die_with_parent, id, title, channel }))
+        let (die_with_parent, listeners) = (false, Vec::new());
+        let confinement = Confinement {
+            notified,
+            filter,
+            capabilities,
+            init,
+            die_with_parent,
+            listeners,
+            id,
+            title,
+            channel,
+        };
+        Ok((spec, confinement))
     }
 }
 

@@ -4,6 +4,7 @@
 //! A definition travels inside the bundle's `config.json` as one annotation, so that a generation carries its own
 //! rules with it and a crash restart applies exactly those it was proven with.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use oci_spec::runtime::Spec;
@@ -17,6 +18,9 @@ pub const ANNOTATION: &str = "org.opsrun.definition";
 
 /// The version written; a higher one is refused when read.
 pub const VERSION: u32 = 1;
+
+/// So many listeners can be handed to a program.
+pub const LISTENERS_MAX: usize = 16;
 
 /// The rules of one generation of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +40,10 @@ pub struct Definition {
     pub generation: u32,
     /// TCP ports the service listens on, on the host's network.
     pub ports: Vec<u16>,
+    /// Where it listens with sockets that its program gets when it is started (sd_listen_fds(3)), in this order, and that it
+    /// does not bind itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listen_stream: Vec<SocketAddr>,
     /// How the service is proven healthy.
     pub health: HealthCheck,
     /// When it is started again after it ended by itself.

@@ -118,7 +118,7 @@ fn facts_of_kernel(folder: &Path) -> Vec<Fact> {
 /// Which way a service with ports is swapped, and all that the ways need: as it was tried just now.
 fn swapping(abilities: &Abilities) -> Vec<Fact> {
     let name = "swap";
-    let first = match abilities.best_for(Way::Steered) {
+    let first = match abilities.best_for(Way::Steered, false) {
         (way, None) => Fact::new(name, Verdict::Good, format!("{}: no request is lost", way.text())),
         (way, Some(lacks)) => Fact::new(name, Verdict::Limited, format!("{}, since {lacks}", way.text()))
             .hint(match way {

@@ -14,6 +14,7 @@ fn rules() -> Definition {
         image_id: "sha256:0".into(),
         generation: 1,
         ports: vec![5000],
+        listen_stream: Vec::new(),
         health: HealthCheck {
             probe: Probe::Tcp { address: "127.0.0.1".into(), port: 5000 },
             interval_ms: 1000,

@@ -105,6 +105,21 @@ pub fn bpf_attach_cgroup_device(program: &OwnedFd, cgroup: BorrowedFd<'_>) -> io
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Makes duplicates of descriptors at the numbers from `first` on, which are open for the program that is executed next
+/// (dup2(2)). Whatever had these numbers is closed: to be called where nothing is used any more that could have them.
+///
+/// # Errors
+/// `EBADF` beyond the limit of descriptors.
+pub fn duplicate_to(descriptors: &[OwnedFd], first: RawFd) -> io::Result<()> {
+    for (descriptor, number) in descriptors.iter().zip(first..) {
+        // SAFETY: the caller answers for it that nobody owns that number who goes on using it.
+        if unsafe { libc::dup2(descriptor.as_raw_fd(), number) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Makes a copy of this process (fork(2)): the child's number in the parent, `None` in the child.
 ///
 /// To be called only where this process has one thread, as in the throw-away process and what it clones: the child

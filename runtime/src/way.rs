@@ -56,7 +56,7 @@ pub fn choose_here(
     new: &Definition,
 ) -> io::Result<(Way, String)> {
     let (promised, reason) = choose(old, new);
-    let (way, reason) = on_this_host(folders, promised, reason.to_owned());
+    let (way, reason) = on_this_host(folders, promised, reason.to_owned(), is_handed(old, new));
     if promised == Way::Steered
         && way != Way::StopFirst
         && let Err(reason) = steering::owned(&folders.run, &old.ports)?
@@ -66,13 +66,23 @@ pub fn choose_here(
     Ok((way, reason))
 }
 
+/// Whether both get their listeners handed when they start: the one can be started with the other's, and nothing need be heard of.
+pub(crate) fn is_handed(old: &Definition, new: &Definition) -> bool {
+    !old.listen_stream.is_empty() && !new.listen_stream.is_empty()
+}
+
 /// The same way and reason, or those that are left on this host.
-pub(crate) fn on_this_host(folders: &ServiceFolders, way: Way, reason: String) -> (Way, String) {
+pub(crate) fn on_this_host(
+    folders: &ServiceFolders,
+    way: Way,
+    reason: String,
+    handed: bool,
+) -> (Way, String) {
     if matches!(way, Way::StopFirst | Way::SideBySide) {
         return (way, reason);
     }
     let run = folders.run.parent().unwrap_or(&folders.run);
-    match Abilities::of_host(run).best_for(way) {
+    match Abilities::of_host(run).best_for(way, handed) {
         (way, None) => (way, reason),
         (way, Some(reason)) => (way, reason),
     }

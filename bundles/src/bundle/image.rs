@@ -18,6 +18,7 @@ pub(super) struct ImageConfig {
     pub(super) user: Option<String>,
     pub(super) working_dir: Option<String>,
     pub(super) stop_signal: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
     volumes: Option<BTreeMap<String, serde_json::Value>>,
     healthcheck: Option<RawHealthcheck>,
     shell: Option<Vec<String>>,
@@ -67,6 +68,10 @@ impl ImageConfig {
                 source,
             })?;
         Ok(read.config.unwrap_or_default())
+    }
+
+    pub(super) fn labels(&self) -> BTreeMap<String, String> {
+        self.labels.clone().unwrap_or_default()
     }
 
     pub(super) fn volumes(&self) -> Vec<PathBuf> {

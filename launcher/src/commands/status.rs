@@ -247,7 +247,7 @@ mod tests {
             image_id: "sha256:00".into(),
             generation: 3,
         };
-        let facts = ImageFacts { stop_signal: None, healthcheck: None, volumes: Vec::new(), user: None };
+        let facts = ImageFacts::default();
         let listed = crate::catalogue::entry(&"keystone".parse().unwrap()).unwrap();
         let status = ServiceStatus {
             version: VERSION,

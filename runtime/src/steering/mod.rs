@@ -22,6 +22,7 @@ pub(crate) mod filter;
 pub(crate) mod gate;
 mod group;
 pub(crate) mod guard;
+mod handed;
 pub(crate) mod kept;
 mod key;
 pub(crate) mod notified;
@@ -46,6 +47,7 @@ use self::alike::set_alike;
 pub(crate) use self::drain::{Drain, Looked};
 use self::group::Routes;
 pub(crate) use self::group::{PROBE_MARK, SERVING_MARK};
+use self::handed::Unopened;
 use self::key::Key;
 use self::notified::{Bind, Heard, Notified};
 use self::pending::Pending;
@@ -68,6 +70,8 @@ pub(crate) struct Steering {
     held: Vec<Held>,
     /// What a supervisor that is no more held, as long as it is not clear whose it is.
     left: Vec<OwnedFd>,
+    /// What programs that are not started yet are to listen with.
+    unopened: Vec<Unopened>,
     /// The inodes of those that were asked to be kept.
     kept: Vec<u64>,
     pending: Pending,
@@ -123,7 +127,16 @@ impl Steering {
     /// The ports of the service of this name below this root.
     pub(crate) fn new(run_folder: &Path) -> Self {
         let (uid, pending) = (Uid::from_raw(uid_of(run_folder)), Pending::of(run_folder));
-        Self { uid, active: 0, canary: 0, held: Vec::new(), left: Vec::new(), kept: Vec::new(), pending }
+        Self {
+            uid,
+            active: 0,
+            canary: 0,
+            held: Vec::new(),
+            left: Vec::new(),
+            unopened: Vec::new(),
+            kept: Vec::new(),
+            pending,
+        }
     }
 
     /// What there is to hear of a generation. Until it is answered, the next supervisor finds it if this one dies.
@@ -352,6 +365,7 @@ impl Steering {
     /// Closes the sockets of a generation whose processes are gone.
     pub(crate) fn forget(&mut self, generation: u32) {
         self.look();
+        self.unopened.retain(|it| it.generation != generation);
         while let Some(at) = self.held.iter().position(|it| it.generation == generation) {
             self.leave(at);
         }

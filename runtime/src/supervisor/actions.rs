@@ -62,8 +62,10 @@ impl Supervisor {
             self.scopes += 1;
             format!("{}-{}", std::process::id(), self.scopes)
         });
+        let listeners = self.listeners_for(generation);
         let Some(running) = self.of(generation) else { return };
-        match running.make(&folders, scope.as_deref()) {
+        let made = listeners.and_then(|listeners| running.make(&folders, scope.as_deref(), &listeners));
+        match made {
             Ok(()) => self.keep_output(generation),
             Err(error) => self.events.push_back((generation, Event::NotMade(Failure::of(&error)))),
         }
@@ -71,6 +73,11 @@ impl Supervisor {
 
     /// The record is on disk, with the process in it, before the program runs.
     fn go(&mut self, generation: u32) {
+        if let Err((address, error)) = self.steering.open(generation) {
+            let failure = Failure::new(error.to_string()).within(format!("could not listen on {address}"));
+            return self.events.push_back((generation, Event::NotMade(failure)));
+        }
+        self.keep_listeners();
         self.keep_end(generation);
         // What the program will write to is there for the next supervisor, too.
         if let Err(error) = self.kept.settle() {

@@ -1,14 +1,36 @@
 //! What a supervisor does for a candidate that waits in bind(2) until the old generation has ended: keeps what that listened
 //! with, and lets the candidate have it. It decides nothing; how it is done is in `steering/gate.rs`.
 
+use std::os::fd::OwnedFd;
+
 use super::Supervisor;
-use crate::error::Failure;
+use crate::definition::Definition;
+use crate::error::{Error, Failure};
 use crate::lifecycle;
 use crate::record::Way;
 use crate::steering::{Binder, Bound, Side};
 use crate::swap::Event;
 
 impl Supervisor {
+    /// What a generation's program is to be started with to listen, where it is one that asks for that.
+    pub(super) fn listeners_for(&mut self, generation: u32) -> Result<Vec<OwnedFd>, Error> {
+        let Some(running) = self.get(generation) else { return Ok(Vec::new()) };
+        let addresses = running.definition.listen_stream.clone();
+        let makes_way = self.swap.as_ref().and_then(|swap| swap.makes_way_for(generation));
+        self.steering.sockets_for(generation, makes_way, &addresses).map_err(|error| Error::Io {
+            doing: "make the sockets that the program listens with",
+            source: error,
+        })
+    }
+
+    /// Where a candidate that gets its listeners handed would not listen just where the old generation does.
+    pub(super) fn listens_elsewhere(&self, old: u32, candidate: &Definition) -> Option<String> {
+        match self.steering.differs(old, &candidate.listen_stream) {
+            Ok(difference) => difference,
+            Err(error) => Some(format!("the sockets that it is to listen with cannot be made: {error}")),
+        }
+    }
+
     /// Before the old generation is asked to end: those who connect from then on wait where the candidate can serve them.
     pub(super) fn keep_listeners_of(&mut self, old: u32, candidate: u32) {
         let Some(ports) = self.get(candidate).map(|running| running.definition.ports.clone()) else { return };

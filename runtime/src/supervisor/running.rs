@@ -183,8 +183,13 @@ impl Running {
         awaited
     }
 
-    /// Begins to make the container, in a scope of systemd's of this name when there is one.
-    pub fn make(&mut self, folders: &ServiceFolders, scope: Option<&str>) -> Result<(), Error> {
+    /// Begins to make the container, in a scope of systemd's of this name when there is one. Its program gets these listeners.
+    pub fn make(
+        &mut self,
+        folders: &ServiceFolders,
+        scope: Option<&str>,
+        listeners: &[OwnedFd],
+    ) -> Result<(), Error> {
         if let Some(scope) = scope {
             self.cgroup = systemd::scoped(&container::id_of(&self.cgroup), scope);
             self.prober.moved_to(&self.cgroup);
@@ -205,7 +210,9 @@ impl Running {
             purpose: Purpose::Service,
             notified: !self.definition.ports.is_empty(),
         };
-        self.making = Some(Making::begin(&request, [null.as_fd(), out_far.as_fd(), err_far.as_fd()])?);
+        let mut descriptors = vec![null.as_fd(), out_far.as_fd(), err_far.as_fd()];
+        descriptors.extend(listeners.iter().map(AsFd::as_fd));
+        self.making = Some(Making::begin_with(&request, &descriptors)?);
         self.log.forget_lines();
         self.output = vec![(Stream::Stdout, out), (Stream::Stderr, err)];
         Ok(())

@@ -69,6 +69,11 @@ impl Swapping {
         generation == self.old && self.way() == Way::Gated
     }
 
+    /// The generation that leaves its listeners to this one, when this is the candidate and they do not run beside each other.
+    pub fn makes_way_for(&self, generation: u32) -> Option<u32> {
+        (generation == self.candidate && self.way() == Way::Gated).then_some(self.old)
+    }
+
     /// Whether a generation is the candidate, beside one that serves, and has not taken over.
     pub fn is_made_steered(&self, generation: u32) -> bool {
         generation == self.candidate && self.way() == Way::Steered && !self.served
@@ -103,12 +108,19 @@ impl Supervisor {
             (way, reason) = (Way::StopFirst, "it was asked for".to_owned());
         }
         let promised = way;
-        (way, reason) = way::on_this_host(&self.folders, way, reason);
+        let handed = way::is_handed(&active.definition, &running.definition);
+        (way, reason) = way::on_this_host(&self.folders, way, reason, handed);
         if promised == Way::Steered
             && way != Way::StopFirst
             && let Err((lower, obstacle)) = self.steerable()
         {
             (way, reason) = (lower, obstacle);
+        }
+        if !running.definition.listen_stream.is_empty()
+            && matches!(way, Way::Steered | Way::Gated)
+            && let Some(difference) = self.listens_elsewhere(old, &running.definition)
+        {
+            (way, reason) = (Way::StopFirst, difference);
         }
         if canary.is_some() && way != Way::Steered {
             let source = Failure::new(reason).within(format!("it would go {}", way.text()));
@@ -116,7 +128,7 @@ impl Supervisor {
         }
         self.other = Some(running);
         self.swap = Some(Swapping {
-            swap: Swap::new(way, reason, soak_ms).sharing_first(canary),
+            swap: Swap::new(way, reason, soak_ms).sharing_first(canary).handed(handed),
             old,
             candidate,
             served: false,

@@ -44,6 +44,8 @@ pub(crate) struct Swap {
     reason: String,
     soak_ms: u64,
     canary: Option<Canary>,
+    /// Whether the candidate gets its listeners handed when it starts, and need not be heard of.
+    handed: bool,
     stage: Stage,
     /// Whether the old generation has no connections left.
     drained: bool,
@@ -194,6 +196,7 @@ impl Swap {
             reason,
             soak_ms,
             canary: None,
+            handed: false,
             stage: Stage::Making,
             drained: false,
             left: Left::default(),
@@ -207,6 +210,11 @@ impl Swap {
     /// The same with a share of the connections for the candidate before it gets all.
     pub(crate) fn sharing_first(self, canary: Option<Canary>) -> Self {
         Self { canary, ..self }
+    }
+
+    /// The same of a candidate that gets its listeners handed when it starts.
+    pub(crate) fn handed(self, handed: bool) -> Self {
+        Self { handed, ..self }
     }
 
     /// The way it goes.
@@ -246,7 +254,9 @@ impl Swap {
         let overlap = self.overlap();
         let actions = match (self.stage, event) {
             (Stage::Making, Event::Begin) => {
-                vec![self.tell_way(), Action::MakeCandidate { parked: self.way == Way::StopFirst }]
+                // Gated, what it gets is another's until that has ended.
+                let parked = self.way == Way::StopFirst || gated && self.handed;
+                vec![self.tell_way(), Action::MakeCandidate { parked }]
             }
             (Stage::Making, Event::Collides(reason) | Event::Unheard(reason))
                 if steered && self.canary.is_some() =>
@@ -262,7 +272,7 @@ impl Swap {
                 actions
             }
             (Stage::Making, Event::Waits) if gated => self.make_way(now),
-            (Stage::Making, Event::Unheard(reason)) if steered || gated => {
+            (Stage::Making, Event::Unheard(reason)) if (steered || gated) && !self.handed => {
                 (self.way, self.reason) = (Way::StopFirst, reason);
                 vec![
                     Action::ClearCandidate,
