@@ -181,7 +181,8 @@ in_leaf() {
 }
 check "a process that leaves its session" opsrun exec hog sh -c 'setsid sleep 1000 > /dev/null 2>&1 &'
 opsrun exec hog sh -c 'f() { sleep 1000 & f; }; f' > /tmp/bomb 2>&1 &
-full() { [ "$(value hog pids.current)" -ge 38 ] || { echo "$(value hog pids.current) processes"; cat /tmp/bomb; false; }; }
+# How many there are at that moment is not to be seen: the shell that makes them ends when it can make no more.
+full() { value hog pids.events | grep 'max [1-9]' || { value hog pids.current; cat /tmp/bomb; false; }; }
 check "a fork bomb" until_true 120 full
 busybox sleep 1
 check "stops at $(value hog pids.current) of 40" test "$(value hog pids.current)" -le 40
