@@ -301,7 +301,8 @@ fn a_token_is_got_for_a_password_or_for_an_identity_token() {
         write(host.path("home/.docker/config.json"), &json!({"auths": entries}));
         let done = pull(&host, &reference);
         assert_eq!(done.status, status, "{what}: {done}");
-        is_nowhere(&host, &[PASSWORD, IDENTITY, "wr0ng", "eyJ"], &done);
+        // The last is how a token begins.
+        is_nowhere(&host, &[PASSWORD, IDENTITY, "wr0ng", "eyJhbGci"], &done);
         if status != 0 {
             nothing_is_there(&host);
             seen.see(what, &done, &host, &[(&own, "REGISTRY")]);
