@@ -18,6 +18,7 @@ const QUEUE: i32 = i32::MAX;
 pub(super) struct Unopened {
     pub(super) generation: u32,
     address: SocketAddr,
+    key: Key,
     socket: OwnedFd,
 }
 
@@ -40,15 +41,13 @@ impl Steering {
         makes_way: Option<u32>,
         address: SocketAddr,
     ) -> io::Result<OwnedFd> {
-        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        let key = Key::of(socket.as_fd(), address)?;
+        let (socket, key) = socket_of(address)?;
         let theirs = |held: u32| held == generation || makes_way == Some(held);
         if let Some(held) = self.held.iter().find(|it| theirs(it.generation) && it.key == key) {
             return held.socket.try_clone();
         }
         let duplicate = socket.try_clone()?;
-        self.unopened.push(Unopened { generation, address, socket });
+        self.unopened.push(Unopened { generation, address, key, socket });
         Ok(duplicate)
     }
 
@@ -69,12 +68,11 @@ impl Steering {
 
     fn open_one(&mut self, it: Unopened) -> io::Result<()> {
         self.look();
-        let key = Key::of(it.socket.as_fd(), it.address)?;
-        if let Some(reason) = self.collision(it.generation, &key) {
+        if let Some(reason) = self.collision(it.generation, &it.key) {
             return Err(io::Error::other(reason));
         }
         let listener = it.socket.try_clone()?;
-        self.adopt(it.socket, it.address, key, it.generation)?;
+        self.adopt(it.socket, it.address, it.key, it.generation)?;
         rustix::net::listen(&listener, QUEUE)?;
         self.look();
         Ok(())
@@ -85,9 +83,7 @@ impl Steering {
     pub(crate) fn differs(&self, other: u32, addresses: &[SocketAddr]) -> io::Result<Option<String>> {
         let mut keys = Vec::new();
         for address in addresses {
-            let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-            let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-            keys.push(Key::of(socket.as_fd(), *address)?);
+            keys.push(socket_of(*address)?.1);
         }
         let more = keys.iter().find(|key| !self.of(other).any(|it| it.key == **key));
         if let Some(more) = more {
@@ -96,4 +92,12 @@ impl Steering {
         let less = self.of(other).find(|it| !keys.contains(&it.key));
         Ok(less.map(|it| format!("it is not to listen on {}, where the one that serves does", it.key)))
     }
+}
+
+/// A socket that could listen on an address, and the key that it would have.
+fn socket_of(address: SocketAddr) -> io::Result<(OwnedFd, Key)> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let key = Key::of(socket.as_fd(), address)?;
+    Ok((socket, key))
 }
