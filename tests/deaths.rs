@@ -2,21 +2,26 @@
 //!
 //! `OPSRUN_TEST_KILLS=100 OPSRUN_TEST_CLIENTS=64` kills more often and asks more than the tests do by themselves, and
 //! `OPSRUN_TEST_SERVER=gunicorn` does it to another server (`scripts/image servers 1` makes the image). `OPSRUN_TEST_SEED=2`
-//! does it at other moments, and `OPSRUN_TEST_LACKS=group` to gated swaps.
+//! does it at other moments. Gated swaps are killed at fewer moments by themselves, and under more clients.
 
 mod support;
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::load::{Asking, Load};
-use support::{Host, free_port, get, until};
+use support::load::{Asking, Load, Seen};
+use support::{Done, Host, free_port, get, until};
 
 /// Usually.
 const KILLS: u64 = 6;
-const CLIENTS: usize = 16;
+const CLIENTS: u64 = 16;
+const GATED_KILLS: u64 = 4;
+/// As many as wait in one queue.
+const GATED_CLIENTS: u64 = 64;
 
 fn number(variable: &str, usually: u64) -> u64 {
     std::env::var(variable).map_or(usually, |text| text.parse().expect("a number"))
@@ -28,34 +33,53 @@ struct Served {
     service: &'static str,
     server: String,
     port: u16,
+    /// What the kernel lacks.
+    lacks: &'static str,
 }
 
 impl Served {
     /// Release 1 runs and answers "first".
     fn begin() -> Self {
-        let server = std::env::var("OPSRUN_TEST_SERVER").unwrap_or_else(|_| "httpd".to_owned());
-        let service = if server == "httpd" { "busybox" } else { "servers" };
+        Self::begin_with(&std::env::var("OPSRUN_TEST_SERVER").unwrap_or_else(|_| "httpd".to_owned()), "")
+    }
+
+    /// The same of this server, on a kernel that lacks something.
+    fn begin_with(server: &str, lacks: &'static str) -> Self {
+        let server = server.to_owned();
+        let service = if matches!(server.as_str(), "httpd" | ONE_BY_ONE) { "busybox" } else { "servers" };
         let host = Host::new();
         let archive = support::image(&format!("{service}-1.tar")).display().to_string();
         for release in [1, 2] {
             host.opsrun(["load", "--tag", &format!("{service}:{release}"), &archive]).succeeds();
         }
         host.opsrun(["config", "init", service, "--from", "1"]).succeeds();
-        let it = Self { host, service, server, port: free_port() };
+        let it = Self { host, service, server, port: free_port(), lacks };
+        if it.server == ONE_BY_ONE {
+            build(&it.host.path("opt/busybox/lib/one_by_one"));
+        }
         let file = format!(
             "ports = [{}]\nhealth = {{ check = \"http\", path = \"/\", interval = \"200ms\", start_timeout = \"60s\" }}\n",
             it.port
         );
         it.host.write(&format!("etc/opsrun/{service}.toml"), &file);
         it.next_answers("first", false);
-        it.host.opsrun(["start", &format!("{service}:1")]).succeeds();
+        support::done(it.command(&["start", &format!("{service}:1")])).succeeds();
         it
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.host.command();
+        command.env("OPSRUN_TEST_LACKS", self.lacks).args(arguments);
+        command
     }
 
     /// What the next generation answers, or that it fails.
     fn next_answers(&self, word: &str, fails: bool) {
         let (port, server) = (self.port, &self.server);
-        let text = if self.service == "busybox" {
+        let text = if server == ONE_BY_ONE {
+            let status = if fails { "500" } else { "200" };
+            format!("exec /var/lib/busybox/one_by_one {port} {status} {word}\n")
+        } else if self.service == "busybox" {
             let fails = if fails { "rm /www/index.html" } else { "" };
             format!("listen=127.0.0.1:{port}\necho {word} > /www/index.html\n{fails}\n")
         } else {
@@ -68,10 +92,8 @@ impl Served {
         self.host.write(&format!("opt/{service}/conf/{service}.conf"), &text);
     }
 
-    fn swap(&self, release: &str) -> std::process::Command {
-        let mut command = self.host.command();
-        command.args(["swap", self.service, release, "--soak", "300ms", "--timeout", "5s"]);
-        command
+    fn swap(&self, release: &str) -> Command {
+        self.command(&["swap", self.service, release, "--soak", "300ms", "--timeout", "5s"])
     }
 
     /// Waits until one generation serves under a supervisor, and nothing is left of another.
@@ -97,20 +119,25 @@ impl Drop for Served {
     }
 }
 
-#[test]
-fn a_supervisor_that_is_killed_at_any_moment_of_a_swap_costs_no_request() {
-    let (kills, clients) =
-        (number("OPSRUN_TEST_KILLS", KILLS), number("OPSRUN_TEST_CLIENTS", CLIENTS as u64));
+/// What there was of kills, and of what clients saw meanwhile.
+struct Killed {
+    kills: u64,
+    seen: Seen,
+    /// When a candidate that answers badly may have.
+    bad: Vec<(Instant, Instant)>,
+}
+
+/// Kills the supervisor at random moments of one swap after the other, while clients ask; each time one generation is left.
+fn kill_at_any_moment(it: &Served, kills: u64, asking: &Asking, right: impl Fn(&Done) -> bool) -> Killed {
     let seed = number("OPSRUN_TEST_SEED", 1);
-    let it = Served::begin();
-    let load = Load::begin(&Asking::port(it.port, usize::try_from(clients).expect("clients")));
+    let load = Load::begin(asking);
     // How long one takes here, so that the moments are all over it.
     it.next_answers("second", false);
     let began = Instant::now();
     support::done(it.swap("2")).succeeds();
     let swap_us = u64::try_from(began.elapsed().as_micros()).expect("a short time");
     let (mut word, mut random) = ("second".to_owned(), seed.wrapping_mul(20_150_430));
-    let mut outcomes = BTreeMap::<String, u32>::new();
+    let (mut outcomes, mut bad) = (BTreeMap::<String, u32>::new(), Vec::new());
     for number in 0..kills {
         // xorshift64, for moments that are the same the next time.
         random ^= random << 13;
@@ -121,37 +148,83 @@ fn a_supervisor_that_is_killed_at_any_moment_of_a_swap_costs_no_request() {
         let next = if service["release"] == "1" { "2" } else { "1" };
         let (new, fails) = (format!("word-{number}"), random.is_multiple_of(4));
         it.next_answers(&new, fails);
-        let swap = it.swap(next);
+        let (swap, began) = (it.swap(next), Instant::now());
         let swap = std::thread::spawn(|| support::done(swap));
         // The moment is what is tried here, not what is waited for.
         std::thread::sleep(Duration::from_micros(random / 4 % (swap_us + swap_us / 10)));
         let _ = kill(Pid::from_raw(supervisor), Signal::SIGKILL);
         let done = swap.join().expect("the swap");
         let serves = it.settled();
+        if fails {
+            bad.push((began, Instant::now()));
+        }
         let swapped = serves["release"] == next;
-        let right: &[i32] = if swapped { &[0] } else { &[1, 3] };
-        assert!(right.contains(&done.status), "kill {number}: {serves} {done}");
+        let statuses: &[i32] = if swapped { &[0] } else { &[1, 3] };
+        assert!(statuses.contains(&done.status), "kill {number}: {serves} {done}");
         assert!(!(fails && swapped), "kill {number}: {serves} {done}");
-        assert!(!done.stderr.contains("is stopped before"), "it was not steered: {done}");
+        assert!(right(&done), "it did not go the way that it should: {done}");
         if swapped {
             word = new;
         }
         assert_eq!(get(it.port, "/").as_deref().map(str::trim), Some(word.as_str()), "kill {number}: {done}");
-        *outcomes.entry(format!("{} {}", if fails { "bad" } else { "good" }, done.status)).or_default() += 1;
+        let reached = if done.stderr.contains("stopping ") { ", the old one ends" } else { "" };
+        let what = if fails { "bad" } else { "good" };
+        *outcomes.entry(format!("{what} {}{reached}", done.status)).or_default() += 1;
     }
     let seen = load.end();
     println!(
-        "{}, seed {seed}: {kills} kills, {clients} clients, outcomes {outcomes:?}, {} requests, failed {:?} {:?}, slowest {} ms",
+        "{}, seed {seed}: {kills} kills, {} clients, outcomes {outcomes:?}, {} requests, failed {:?}, slowest {} ms",
         it.server,
+        asking.clients,
         seen.requests,
         seen.failed,
-        seen.told,
         seen.slowest.as_millis()
     );
-    match std::env::var_os("OPSRUN_TEST_LACKS") {
-        Some(_) => seen.all_could_connect(),
-        None => seen.lost_nothing(),
-    };
+    Killed { kills, seen, bad }
+}
+
+#[test]
+fn a_supervisor_that_is_killed_at_any_moment_of_a_swap_costs_no_request() {
+    let (kills, clients) = (number("OPSRUN_TEST_KILLS", KILLS), number("OPSRUN_TEST_CLIENTS", CLIENTS));
+    let it = Served::begin();
+    let asking = Asking::port(it.port, usize::try_from(clients).expect("clients"));
+    let steered = |done: &Done| !done.stderr.contains("is stopped before");
+    kill_at_any_moment(&it, kills, &asking, steered).seen.lost_nothing();
+}
+
+/// On a host that cannot steer. The server answers one after the other, and everybody it has accepted before it ends: the only
+/// request that can be lost is one that a program is killed over.
+#[test]
+fn a_supervisor_that_is_killed_at_any_moment_of_a_gated_swap_costs_nobody_who_waits() {
+    let (kills, clients) =
+        (number("OPSRUN_TEST_KILLS", GATED_KILLS), number("OPSRUN_TEST_CLIENTS", GATED_CLIENTS));
+    let it = Served::begin_with(ONE_BY_ONE, "group");
+    let mut asking = Asking::port(it.port, usize::try_from(clients).expect("clients"));
+    asking.patience = support::PATIENCE;
+    let others = ["is proven beside it", "is stopped before"];
+    let gated = |done: &Done| !others.iter().any(|text| done.stderr.contains(text));
+    let Killed { kills, seen, bad } = kill_at_any_moment(&it, kills, &asking, gated);
+    seen.all_could_connect();
+    let cut: usize = seen.failed.iter().filter(|(kind, _)| **kind != "status").map(|(_, count)| count).sum();
+    let (answered, lost): (Vec<_>, Vec<_>) = seen.told.iter().partition(|(_, why)| why.starts_with("status"));
+    // Two containers at most are killed with one supervisor: a candidate, and an old one that was about to end.
+    let most = usize::try_from(2 * kills).expect("a number");
+    assert!(cut <= most, "{cut} of {} requests: {lost:?}", seen.requests);
+    let in_time = |at: &Instant| bad.iter().any(|(from, until)| (from..=until).contains(&at));
+    let strange: Vec<_> = answered.iter().filter(|(at, _)| !in_time(at)).collect();
+    assert!(strange.is_empty(), "a good candidate answered badly: {strange:?}");
+}
+
+/// A server that is not of an image.
+const ONE_BY_ONE: &str = "one by one";
+
+/// Builds it, static.
+fn build(program: &Path) {
+    std::fs::create_dir_all(program.parent().expect("a folder")).expect("the folder");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/deaths/one_by_one.c");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]).arg(program).arg(source);
+    support::done(compiler).succeeds();
 }
 
 fn kill_now(process: &serde_json::Value) {
