@@ -149,6 +149,12 @@ fn a_controller_that_is_missing_is_named_and_the_others_hold() {
     Guest::new(&["--minimal", "--kernel", "cgroup_disable=pids"], &["busybox-1.tar"]).run("lacking.sh", &[]);
 }
 
+#[test]
+fn a_kernel_that_does_not_tell_who_listens_goes_the_next_best_way_and_says_so() {
+    let options = ["--minimal", "--kernel", "initcall_blacklist=tcp_diag_init"];
+    Guest::new(&options, &["busybox-1.tar"]).run("tables.sh", &[]);
+}
+
 /// Only when `OPSRUN_TEST_OLDER_LINUX` is set: it gets another kernel first.
 #[test]
 fn a_linux_that_is_too_old_is_told_so_before_anything_is_started() {

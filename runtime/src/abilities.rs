@@ -173,7 +173,7 @@ impl Abilities {
         ];
         let needed: &[Part] = match way {
             Way::StopFirst | Way::SideBySide => &[],
-            Way::Gated => &STEERED[..4],
+            Way::Gated => &STEERED[..5],
             Way::Steered => &STEERED,
         };
         let lacking = needed.iter().find_map(|part| {
@@ -224,6 +224,7 @@ mod tests {
             (&[Part::Uninterrupted, Part::Injection], &[], Way::Steered, None),
             (&[Part::Group], &[], Way::Gated, Some("lacks SO_REUSEPORT with cBPF: Function")),
             (&[Part::Mark], &[Part::Group], Way::Gated, Some("lacks SO_MARK: Function not implemented")),
+            (&[Part::Tables], &[Part::Mark, Part::Group], Way::StopFirst, Some("lacks sock_diag: Function")),
             (&[Part::Descriptor], &[Part::Group, Part::Mark], Way::StopFirst, Some("pidfd_getfd")),
             (&[Part::Notification], &Part::ALL[3..], Way::StopFirst, Some("seccomp user notification")),
             (&[], &[Part::Group], Way::Gated, Some("may lack SO_REUSEPORT")),

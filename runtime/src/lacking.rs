@@ -11,6 +11,8 @@ pub fn pretend() {}
 #[cfg(debug_assertions)]
 pub fn pretend() {
     use nix::libc;
+    /// linux/netlink.h.
+    const NETLINK_SOCK_DIAG: u32 = 4;
 
     let Ok(wanted) = std::env::var("OPSRUN_TEST_LACKS") else { return };
     let plain = |code: u32, value: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k: value };
@@ -33,6 +35,7 @@ pub fn pretend() {
             "injection" => {
                 (libc::SYS_ioctl, 1, is_equal, libc::SECCOMP_IOCTL_NOTIF_ADDFD as u32, libc::EINVAL)
             }
+            "tables" => (libc::SYS_socket, 2, is_equal, NETLINK_SOCK_DIAG, libc::EPROTONOSUPPORT),
             "mark" => (libc::SYS_setsockopt, 2, is_equal, libc::SO_MARK.cast_unsigned(), libc::EPERM),
             "group" => (libc::SYS_setsockopt, 2, is_equal, 51, libc::ENOPROTOOPT),
             other => panic!("OPSRUN_TEST_LACKS: there is no {other}"),

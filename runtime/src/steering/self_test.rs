@@ -114,20 +114,13 @@ impl Trial {
         bind.socket().map_err(lacking(Part::Descriptor))?;
         self.has(Part::Descriptor);
         first.is_adopted(&mut steering, &bind, 1).map_err(|why| (Part::Group, why))?;
-        self.tables(&steering);
+        tables(&steering).map_err(|why| (Part::Tables, why))?;
+        self.has(Part::Tables);
         let second = self.steer(&first, &mut steering);
         drop(second);
         steering.forget(2);
         self.replace(first, &mut steering);
         Ok(())
-    }
-
-    fn tables(&mut self, steering: &Steering) {
-        let tried = sockets::listeners(PORT).map_err(|error| error.to_string()).and_then(|found| {
-            let is_seen = steering.of(1).all(|it| found.iter().any(|socket| socket.inode == it.inode));
-            if is_seen { Ok(()) } else { Err("a socket that listens is not in it".to_owned()) }
-        });
-        self.note(Part::Tables, tried);
     }
 
     /// A second server beside the first: clients are sent to one, and marked probes to the other.
@@ -179,6 +172,12 @@ impl Trial {
         });
         self.note(Part::Injection, tried);
     }
+}
+
+fn tables(steering: &Steering) -> Result<(), String> {
+    let found = sockets::listeners(PORT).map_err(|error| error.to_string())?;
+    let is_seen = steering.of(1).all(|it| found.iter().any(|socket| socket.inode == it.inode));
+    if is_seen { Ok(()) } else { Err("a socket that listens is not in it".to_owned()) }
 }
 
 fn lacking(part: Part) -> impl Fn(io::Error) -> Lacking {

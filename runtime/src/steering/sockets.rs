@@ -118,6 +118,10 @@ fn receive(socket: &impl std::os::fd::AsFd, found: &mut Vec<Socket>) -> io::Resu
         while !rest.is_empty() {
             let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(malformed)?;
             match message.payload {
+                // A dump that fails, such as where the kernel has no tcp_diag, ends with the error (net/netlink/af_netlink.c).
+                NetlinkPayload::Done(done) if done.code < 0 => {
+                    return Err(io::Error::from_raw_os_error(done.code.saturating_neg()));
+                }
                 NetlinkPayload::Done(_) => return Ok(()),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
