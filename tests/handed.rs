@@ -145,6 +145,11 @@ fn a_release_that_listens_elsewhere_comes_after_the_old_one() {
     let it = Handed::begin("");
     it.listens_on(&format!("0.0.0.0:{}", it.port));
     it.next_does("new", GUNICORN);
+    let plan = it.opsrun(&["swap", "servers", "2", "--plan"]).succeeds().stdout.clone();
+    let way = "the way: stop-first, since it is to listen on 0.0.0.0:";
+    assert!(plan.contains(way) && plan.contains("is started, and must be healthy"), "{plan}");
+    let status = it.opsrun(&["status", "servers"]).succeeds().stdout.clone();
+    assert!(status.contains("steered"), "{status}");
     let done = it.opsrun(&["swap", "servers", "2", "--soak", "200ms"]);
     assert!(done.succeeds().stderr.contains("is stopped before"), "{done}");
     assert!(done.stderr.contains("where the one that serves does not"), "{done}");

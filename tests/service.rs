@@ -104,6 +104,31 @@ fn a_service_that_always_fails_is_left_alone_in_the_end_and_says_so() {
 }
 
 #[test]
+fn boot_takes_up_a_service_that_was_waiting_for_its_restart() {
+    let (host, port) = Host::with_busybox();
+    // It ends once, and the next time it stays.
+    host.configure_busybox(port, "[ -e /tmp/again ] && exec sleep 1000; touch /tmp/again; sleep 0.5; exit 7");
+    host.write(
+        "etc/opsrun/busybox.toml",
+        "health = { check = \"runs\", runs_for = \"100ms\" }\n\
+         restart = { policy = \"always\", backoff_first = \"1h\", backoff_max = \"1h\" }\n",
+    );
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    host.service_until("busybox", "it waits", |service| service["state"] == "backing-off");
+    host.kill_supervisor_and_keeper("busybox");
+    let lock = host.path("run/opsrun/busybox/lock");
+    let held = std::fs::read_to_string(&lock).expect("the lock");
+    // As one that the host has found on its disk at its start.
+    std::fs::write(&lock, "7\nanother boot\n").expect("written");
+    host.opsrun(["boot"]).succeeds();
+    assert!(host.service("busybox")["supervisor"].is_null(), "it is not enabled");
+    std::fs::write(&lock, held).expect("written");
+    let boot = host.opsrun(["boot"]);
+    assert!(boot.succeeds().stderr.contains("busybox"), "{boot}");
+    host.service_until("busybox", "it runs again", |service| service["state"] == "running");
+}
+
+#[test]
 fn a_start_that_fails_shows_the_last_lines_and_changes_nothing() {
     let (host, port) = Host::with_busybox();
     host.configure_busybox(port, "echo first; echo the reason >&2; exit 3");
@@ -304,25 +329,6 @@ fn exec_gives_the_commands_own_status_and_the_environment_asked_for() {
 }
 
 #[test]
-fn a_one_shot_container_sees_the_services_own_folders_and_leaves_nothing() {
-    let (host, _) = Host::with_busybox();
-    let done = host.opsrun([
-        "run",
-        "--rm",
-        "busybox:1",
-        "sh",
-        "-c",
-        "echo note > /etc/busybox/note; touch /tmp/x; exit 5",
-    ]);
-    assert_eq!(done.status, 5, "{done}");
-    assert_eq!(std::fs::read_to_string(host.path("opt/busybox/conf/note")).expect("the note"), "note\n");
-    assert!(host.left_over().is_empty(), "{:?}", host.left_over());
-    let reads = host.opsrun_reading(["run", "-i", "busybox:1", "cat"], b"input");
-    assert_eq!(reads.succeeds().stdout, "input");
-    host.opsrun(["run", "busybox:1", "nothing-like-that"]).fails(127, &["nothing-like-that"]);
-}
-
-#[test]
 fn without_init_the_service_is_process_1() {
     let (host, port) = Host::with_busybox();
     let toml = std::fs::read_to_string(host.path("etc/opsrun/busybox.toml")).expect("the service file");
@@ -343,36 +349,6 @@ fn an_orphan_in_the_container_is_reaped() {
         let states = host.opsrun(["exec", "busybox", "sh", "-c", "cat /proc/[0-9]*/stat"]);
         !states.succeeds().stdout.contains("sleep")
     });
-}
-
-#[test]
-fn what_a_killed_one_shot_leaves_is_removed_by_the_next() {
-    let (host, _) = Host::with_busybox();
-    let mut run = host.command();
-    run.args(["run", "busybox:1", "sh", "-c", "echo up; exec sleep 1000"]).stdout(Stdio::piped());
-    let mut run = Background(run.spawn().expect("run"));
-    let mut said = String::new();
-    std::io::BufRead::read_line(
-        &mut std::io::BufReader::new(run.0.stdout.take().expect("its output")),
-        &mut said,
-    )
-    .expect("a line");
-    assert_eq!(said, "up\n");
-    let runs = host.path("var/lib/opsrun/runs");
-    let place = std::fs::read_dir(&runs).expect("runs").next().expect("its place").expect("entry").path();
-    let spec = std::fs::read_to_string(place.join("config.json")).expect("its bundle");
-    let spec: Value = serde_json::from_str(&spec).expect("JSON");
-    let cgroup =
-        spec["linux"]["cgroupsPath"].as_str().expect("its cgroup").trim_start_matches('/').to_owned();
-    let cgroup = support::cgroup_mount().join(cgroup);
-    assert!(cgroup.exists());
-    run.0.kill().expect("kill");
-    run.0.wait().expect("wait");
-    // The container dies with the command; its place is swept by the next one.
-    host.opsrun(["run", "busybox:1", "true"]).succeeds();
-    assert_eq!(std::fs::read_dir(&runs).expect("runs").count(), 0);
-    until("no process, mount or cgroup is left", || host.left_over().is_empty());
-    assert!(!cgroup.exists());
 }
 
 /// Where the host's containers of this root have their cgroups, whether or not that exists now.

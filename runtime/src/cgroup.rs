@@ -4,7 +4,7 @@
 //! On a host with hybrid or v1 cgroups the v2 hierarchy exists as well, without controllers: it still tells which
 //! processes belong to a container and kills them all at once (cgroups(7), `cgroup.kill`: Linux 5.14).
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, statfs, unlinkat};
 use rustix::io::Errno;
 
-use crate::{limits, systemd};
+use crate::{limits, small_file, systemd};
 
 /// Where cgroups are mounted.
 pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
@@ -20,8 +20,6 @@ pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
 pub(crate) const BESIDE: &str = "/sys/fs/cgroup/unified";
 /// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
 const CGROUP2_MAGIC: u32 = 0x6367_7270;
-/// More than most of a cgroup's files hold.
-const SHORT_BYTES: usize = 1024;
 /// How often a cgroup is tried to be made while others remove its parent.
 const ATTEMPTS_MAX: usize = 100;
 /// How long processes that were sent SIGKILL may take to be gone.
@@ -146,7 +144,7 @@ impl Cgroup<'_> {
 
     /// What one of its files says.
     pub(crate) fn read(&self, file: &str) -> io::Result<String> {
-        read_all(self.open(file)?)
+        small_file::read_text(self.open(file)?)
     }
 
     /// Writes to one of its files, in one piece, as the kernel wants it.
@@ -255,7 +253,7 @@ impl Cgroup<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error),
         };
-        let text = read_all(file)?;
+        let text = small_file::read_text(file)?;
         Ok(text.lines().any(|line| line == "populated 1"))
     }
 
@@ -314,13 +312,6 @@ impl Cgroup<'_> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path.as_path() };
         Ok(openat(&self.hierarchy.root, path, flags, Mode::empty())?)
     }
-}
-
-/// In as few calls as can be: these files have no size, and are short.
-fn read_all(file: OwnedFd) -> io::Result<String> {
-    let mut text = Vec::with_capacity(SHORT_BYTES);
-    std::fs::File::from(file).take(u64::MAX).read_to_end(&mut text)?;
-    String::from_utf8(text).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
 }
 
 /// Whether an error says that the cgroup was removed meanwhile: by systemd, or by the throw-away process that had made it.

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use oci_spec::runtime::Process;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -137,6 +138,13 @@ impl Channel {
         Ok(Self { socket: rustix::io::fcntl_dupfd_cloexec(&self.socket, first)? })
     }
 
+    /// Whether nobody has the other end any more.
+    pub(crate) fn is_deserted(&self) -> bool {
+        let mut end = [PollFd::new(&self.socket, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut end, Some(&now)).is_ok_and(|ends| ends > 0)
+    }
+
     /// Sends a message and duplicates of the descriptors.
     pub(crate) fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let text = serde_json::to_vec(message)?;
@@ -207,7 +215,9 @@ mod tests {
         let file = std::fs::File::open("/dev/null").expect("/dev/null");
         near.send(&Report::Created { pid: 7, unenforced: Vec::new() }, &[file.as_fd()]).expect("send");
         near.send(&Report::Cause("why".into()), &[]).expect("send");
+        assert!(!far.is_deserted());
         drop(near);
+        assert!(far.is_deserted());
         let (report, fds) = far.receive::<Report>().expect("receive").expect("first");
         assert!(matches!(report, Report::Created { pid: 7, .. }));
         assert_eq!(fds.len(), 1);

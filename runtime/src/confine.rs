@@ -31,7 +31,7 @@ pub(crate) struct Confinement {
     pub(crate) capabilities: Option<LinuxCapabilities>,
     /// Whether this process stays as process 1 and the program becomes its child.
     pub(crate) init: bool,
-    /// Whether the container is killed when the process that asked for it ends.
+    /// Whether the container is killed when the process that asked for it ends, also once its program was executed.
     pub(crate) die_with_parent: bool,
     /// What the program listens with (sd_listen_fds(3)).
     pub(crate) listeners: Vec<OwnedFd>,
@@ -57,12 +57,27 @@ impl Confinement {
         self.execute_program(process)
     }
 
+    /// Until its program is executed this process ends with who asked for it: should the throw-away process be killed as well,
+    /// nobody is left who would start or end it.
+    ///
+    /// To be called after the last change of user, which takes it back (prctl(2)).
+    pub(crate) fn end_with_asker(&self) {
+        os::die_with_parent();
+        // It may have ended before that; in a pid namespace, getppid(2) does not tell.
+        if self.channel.is_deserted() {
+            os::exit(125);
+        }
+    }
+
     /// The filters first: without no_new_privs they need a capability that is dropped right after (seccomp(2)). The one that
     /// notifies before the profile, which need not allow what it takes to load and send it.
     fn confine(&self) -> Result<(), Failure> {
         os::duplicate_to(&self.listeners, LISTENERS_FROM).map_err(|error| {
             Failure::new(error.to_string()).within("could not hand the program its listeners")
         })?;
+        if !self.die_with_parent {
+            os::outlive_parent();
+        }
         if self.notified {
             self.have_binds_notified();
         }
@@ -76,10 +91,6 @@ impl Confinement {
             steering::guard::load().and_then(|()| filter.load()).map_err(|error| {
                 Failure::new(error.to_string()).within("could not load the seccomp filter")
             })?;
-        }
-        if self.die_with_parent {
-            // Here and not earlier: a change of user takes it back (prctl(2)).
-            os::die_with_parent();
         }
         if let Some(wanted) = &self.capabilities {
             drop_capabilities(wanted)

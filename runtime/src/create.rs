@@ -563,7 +563,9 @@ impl Executor for ConfinedExecutor {
     }
 
     fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
-        // What cannot be executed is found out by executing it, as the container's user, and reported as such.
+        // What cannot be executed is found out by executing it, as the container's user, and reported as such. It is the last
+        // that libcontainer does before this process waits for the word to start, on a socket that nobody need ever connect to.
+        self.0.end_with_asker();
         Ok(())
     }
 

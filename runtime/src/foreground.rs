@@ -4,9 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::attend::{Attachment, attend};
-use crate::container;
 use crate::error::Error;
-use crate::one_shot;
+use crate::{container, host_files, one_shot};
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -29,8 +28,8 @@ pub struct Request {
 /// # Errors
 /// [`Error::Container`], [`Error::Execute`]; nothing of the container is left then.
 pub fn run(request: &Request) -> Result<i32, Error> {
-    one_shot::run(&request.bundle, &request.run_folder, request.init, |create, host_files| {
-        host_files.keep_following().map_err(one_shot::not_copied)?;
+    one_shot::run(&request.bundle, &request.run_folder, request.init, |create| {
+        host_files::keep_following(one_shot::copies(&request.run_folder)).map_err(one_shot::not_copied)?;
         attend(create, request.attachment)
     })
 }

@@ -248,6 +248,14 @@ impl History {
         Ok(Past::of(lines, damaged))
     }
 
+    /// Whether a generation's last run got as far as to serve: what was only started in vain so far, whoever started it was told
+    /// of.
+    pub(crate) fn has_served(&self, generation: u32) -> Result<bool, Error> {
+        let past = self.read()?;
+        let last = past.entry(generation).and_then(|entry| entry.runs.last());
+        Ok(last.is_some_and(|run| run.began_at_ms.is_some()))
+    }
+
     fn lines(&self) -> Result<(Vec<Line>, usize), Error> {
         let text = match fs_err::read(&self.path) {
             Ok(text) => text,

@@ -91,7 +91,7 @@ impl Drop for Signals {
 /// # Errors
 /// [`Error::Container`], [`Error::Execute`].
 pub fn run(request: &Request, signals: &Signals, heard: &mut dyn FnMut(&[u8])) -> Result<End, Error> {
-    one_shot::run(&request.bundle, &request.run_folder, request.init, |create, _host_files| {
+    one_shot::run(&request.bundle, &request.run_folder, request.init, |create| {
         attend(create, request.timeout, signals, heard)
     })
 }

@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::abilities::{Abilities, Part};
 use crate::cgroup;
 use crate::devices;
+use crate::host_files;
 use crate::record::Way;
 
 /// The oldest kernel on which all of opsrun works: libcontainer mounts with `mount_setattr(2)`.
@@ -107,6 +108,7 @@ fn facts_of_kernel(folder: &Path) -> Vec<Fact> {
         seccomp(),
         device_rules(),
         resource_limits(),
+        host_files(),
         disk(folder),
         memory(),
         time(),
@@ -129,10 +131,20 @@ fn swapping(abilities: &Abilities) -> Vec<Fact> {
     let parts = Part::ALL.into_iter().map(|part| match abilities.has(part) {
         Some(Ok(())) => Fact::new(part.name(), Verdict::Good, "works"),
         Some(Err(why)) => Fact::new(part.name(), Verdict::Limited, why).hint(part.needs()),
-        None => Fact::new(part.name(), Verdict::Limited, "not tried, since it needs what is missing above")
-            .hint(part.needs()),
+        // What to do about it is not known before what it needs is there.
+        None => Fact::new(part.name(), Verdict::Limited, not_tried(abilities, part)),
     });
     [first].into_iter().chain(parts).collect()
+}
+
+/// Each is tried by way of others, mostly of those before it.
+fn not_tried(abilities: &Abilities, part: Part) -> String {
+    let lacks = |it: &Part| abilities.has(*it).is_some_and(|has| has.is_err());
+    let before: Vec<Part> = Part::ALL.into_iter().take_while(|it| *it != part).filter(lacks).collect();
+    match before.last().copied().or_else(|| Part::ALL.into_iter().find(lacks)) {
+        Some(missing) => format!("not tried: that takes {}", missing.name()),
+        None => "not tried".to_owned(),
+    }
 }
 
 fn privileges() -> Fact {
@@ -229,7 +241,11 @@ fn cgroups() -> Fact {
 /// From the controllers of cgroup v2 where it is the only hierarchy, and where it stands beside v1.
 fn judge_cgroups(alone: Option<String>, beside: Option<String>) -> Fact {
     let name = "cgroups";
-    let boot = "boot with systemd.unified_cgroup_hierarchy=1 on the kernel's command line";
+    let boot = if runs_systemd() {
+        "boot with systemd.unified_cgroup_hierarchy=1 on the kernel's command line"
+    } else {
+        "have the host's init mount cgroup2 at /sys/fs/cgroup, and no hierarchy of v1"
+    };
     if let Some(controllers) = alone {
         let has = |wanted: &&&str| controllers.split_whitespace().any(|it| it == **wanted);
         let lacks: Vec<&str> =
@@ -278,7 +294,20 @@ fn resource_limits() -> Fact {
         return Fact::new(name, Verdict::Good, "CAP_SYS_RESOURCE");
     }
     Fact::new(name, Verdict::Limited, "no CAP_SYS_RESOURCE: a service's limits can be lowered and not raised")
-        .hint("run opsrun on the host itself")
+        .hint("run opsrun on the host itself, or in a container that is given this capability")
+}
+
+fn host_files() -> Fact {
+    let name = "host files";
+    match host_files::can_be_followed() {
+        Ok(()) => Fact::new(name, Verdict::Good, "changes of /etc/resolv.conf and /etc/hosts reach services at once"),
+        Err(error) => Fact::new(
+            name,
+            Verdict::Limited,
+            format!("fcntl F_NOTIFY: {error}: a change of /etc/resolv.conf or /etc/hosts reaches a service at its next start"),
+        )
+        .hint("sysctl fs.dir-notify-enable=1; a kernel with CONFIG_DNOTIFY, as every distribution's is, has it"),
+    }
 }
 
 fn disk(folder: &Path) -> Fact {
@@ -344,12 +373,20 @@ fn time() -> Fact {
 
 fn systemd() -> Fact {
     let name = "systemd";
-    // sd_booted(3).
-    if Path::new("/run/systemd/system").is_dir() {
+    if runs_systemd() {
         return Fact::new(name, Verdict::Good, "runs this host");
     }
-    Fact::new(name, Verdict::Limited, "does not run this host: services are not started at boot")
-        .hint("have its init run `opsrun boot` at its start, which starts what is enabled")
+    Fact::new(
+        name,
+        Verdict::Limited,
+        "does not run this host: services are started at boot by `opsrun boot` alone",
+    )
+    .hint("see that its init runs `opsrun boot` at its start, which starts what is enabled")
+}
+
+/// sd_booted(3).
+fn runs_systemd() -> bool {
+    Path::new("/run/systemd/system").is_dir()
 }
 
 fn syslog() -> Fact {
@@ -376,7 +413,8 @@ mod tests {
         let facts = facts(&folder.path().join("not/made/yet"), folder.path());
         for fact in &facts {
             assert!(!fact.detail.is_empty(), "{fact:?}");
-            assert_eq!(fact.verdict == Verdict::Good, fact.hint.is_none(), "{fact:?}");
+            let untried = fact.detail.starts_with("not tried");
+            assert_eq!(fact.verdict == Verdict::Good || untried, fact.hint.is_none(), "{fact:?}");
             assert_eq!(facts.iter().filter(|it| it.name == fact.name).count(), 1, "{fact:?}");
         }
         let disk = facts.iter().find(|it| it.name == "disk").expect("a fact about the disk");

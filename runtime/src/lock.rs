@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
+use crate::container::boot_id;
 use crate::small_file;
 
 /// A held lock; given back when dropped, or when the process ends in whatever way.
@@ -41,7 +42,7 @@ impl Lock {
             Ok(_) => {
                 file.set_len(0)?;
                 file.rewind()?;
-                write!(file, "{}", std::process::id())?;
+                write!(file, "{}\n{}\n", std::process::id(), boot_id().unwrap_or_default())?;
                 Ok(Tried::Held(Self { file }))
             }
             Err(Errno::EAGAIN | Errno::EACCES) => Ok(Tried::By(written_holder(&file)?)),
@@ -57,6 +58,13 @@ impl Lock {
     /// A lock that was inherited.
     pub(crate) fn inherited(file: File) -> Self {
         Self { file }
+    }
+
+    /// Whether somebody has held it since this host was started. The folder it is in need not be gone at a reboot.
+    pub(crate) fn was_held(path: &Path) -> bool {
+        let held_in = |text: &[u8]| std::str::from_utf8(text).ok()?.lines().nth(1).map(str::to_owned);
+        let held_in = small_file::read(path, held_in).ok().flatten();
+        held_in.is_some_and(|held_in| boot_id().is_ok_and(|this| this == held_in))
     }
 
     /// Who holds it; `None` when nobody does.
@@ -75,9 +83,10 @@ impl Lock {
     }
 }
 
-/// The kernel does not say who holds an open-file-description lock, so the holder writes its number into the file.
+/// The kernel does not say who holds an open-file-description lock, so the holder writes its number into the file, and the
+/// number of the boot on a line below.
 fn written_holder(file: impl AsFd) -> io::Result<i32> {
-    let number = |text: &[u8]| std::str::from_utf8(text).ok().and_then(|text| text.trim().parse().ok());
+    let number = |text: &[u8]| std::str::from_utf8(text).ok()?.lines().next()?.parse().ok();
     Ok(small_file::read_beginning(file, number)?.unwrap_or(0))
 }
 
@@ -100,13 +109,17 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("lock");
         assert_eq!(Lock::holder(&path).expect("ask"), None);
+        assert!(!Lock::was_held(&path));
         let held = Lock::try_hold(&path).expect("try");
         assert!(matches!(held, Tried::Held(_)));
         let own = i32::try_from(std::process::id()).expect("pid");
         assert_eq!(Lock::holder(&path).expect("ask"), Some(own));
         assert!(matches!(Lock::try_hold(&path).expect("try"), Tried::By(by) if by == own));
         drop(held);
+        assert!(Lock::was_held(&path));
         assert_eq!(Lock::holder(&path).expect("ask"), None);
         assert!(matches!(Lock::try_hold(&path).expect("try"), Tried::Held(_)));
+        std::fs::write(&path, "7\nanother boot\n").expect("written");
+        assert!(!Lock::was_held(&path));
     }
 }

@@ -1,15 +1,13 @@
 //! Has a one-shot container made from its bundle and somebody stay with it, and leaves nothing of it afterwards.
 //! It knows neither what is run in it nor who stays.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::channel::{Purpose, Request};
-use crate::container;
 use crate::error::Error;
-use crate::host_files::HostFiles;
+use crate::{container, host_files};
 
-/// Has `attend` make the container of a bundle and stay with it until it ends. It gets the copies of the host's files too,
-/// which follow the host's for as long as they live.
+/// Has `attend` make the container of a bundle and stay with it until it ends. The copies of the host's files are made by then.
 ///
 /// # Errors
 /// Those of `attend`, which come first: what was left of the container is said only when all else went well.
@@ -17,11 +15,10 @@ pub(crate) fn run<T>(
     bundle: &Path,
     run_folder: &Path,
     init: bool,
-    attend: impl FnOnce(&Request, HostFiles) -> Result<T, Error>,
+    attend: impl FnOnce(&Request) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let spec = container::read_spec(bundle)?;
-    fs_err::create_dir_all(run_folder).map_err(not_copied)?;
-    let host_files = HostFiles::follow(&run_folder.join("host")).map_err(not_copied)?;
+    host_files::copy(&copies(run_folder)).map_err(not_copied)?;
     let request = Request::Create {
         bundle: bundle.to_owned(),
         run: run_folder.to_owned(),
@@ -31,10 +28,15 @@ pub(crate) fn run<T>(
         purpose: Purpose::OneShot,
         notified: false,
     };
-    let attended = attend(&request, host_files);
+    let attended = attend(&request);
     let cleared = container::clear(run_folder, container::cgroup_of(&spec));
     let attended = attended?;
     cleared.map(|()| attended)
+}
+
+/// Where the copies of the host's files are.
+pub(crate) fn copies(run_folder: &Path) -> PathBuf {
+    run_folder.join("host")
 }
 
 pub(crate) fn not_copied(source: std::io::Error) -> Error {

@@ -334,6 +334,30 @@ pub fn die_with_parent() {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
+/// Takes that back.
+pub fn outlive_parent() {
+    // SAFETY: it sets a number in the process's kernel state.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, 0) };
+}
+
+/// Has this process sent SIGIO whenever a file in a folder is changed, made, removed or renamed, for as long as the descriptor
+/// is open (fcntl(2), `F_NOTIFY`). SIGIO must be blocked: it ends a process otherwise.
+///
+/// # Errors
+/// `EINVAL` on a kernel without `CONFIG_DNOTIFY` or with `fs.dir-notify-enable=0`, `ENOTDIR`.
+pub fn notify_of_changes(folder: BorrowedFd<'_>) -> io::Result<()> {
+    // Of linux/fcntl.h.
+    const F_NOTIFY: libc::c_int = 1026;
+    const CHANGED_MADE_REMOVED_RENAMED: u32 = 0x2 | 0x4 | 0x8 | 0x10;
+    const AGAIN_AND_AGAIN: u32 = 0x8000_0000;
+    let what = libc::c_ulong::from(CHANGED_MADE_REMOVED_RENAMED | AGAIN_AND_AGAIN);
+    // SAFETY: it touches no memory of this process.
+    match unsafe { libc::fcntl(folder.as_raw_fd(), F_NOTIFY, what) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Puts a seccomp filter on the calling thread and gives the descriptor by which its `SECCOMP_RET_USER_NOTIF` are received
 /// (seccomp(2), `SECCOMP_FILTER_FLAG_NEW_LISTENER`, Linux 5.0; seccomp_unotify(2)). It is closed on exec.
 ///

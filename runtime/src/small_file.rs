@@ -1,7 +1,8 @@
 //! Reads files of a few hundred bytes with as few system calls as they need: `ps` reads three of every service's.
 //! It knows nothing of what is in them.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -22,6 +23,20 @@ pub(crate) fn read<T>(path: &Path, use_it: impl FnOnce(&[u8]) -> T) -> io::Resul
         // This one reads on, and says of which path an error is.
         _ => Ok(use_it(&fs_err::read(path)?)),
     }
+}
+
+/// All of an open one, as text. One that the kernel makes up in several pieces, such as `cgroup.procs`, is none of these.
+///
+/// # Errors
+/// Those of read(2), and when it is no text.
+pub(crate) fn read_text(file: OwnedFd) -> io::Result<String> {
+    let mut buffer = [0; EXPECTED_BYTES];
+    let length = read_into(&file, &mut buffer)?;
+    let mut text = buffer[..length].to_vec();
+    if length == buffer.len() {
+        File::from(file).read_to_end(&mut text)?;
+    }
+    String::from_utf8(text).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
 }
 
 /// The same of an open one, of which it may be that only the beginning is there.
@@ -58,6 +73,9 @@ mod tests {
             let content: Vec<u8> = (0..=255).cycle().take(bytes).collect();
             fs_err::write(&path, &content).expect("write");
             assert!(read(&path, <[u8]>::to_vec).expect("read") == content, "{bytes} bytes");
+            let text = "0123456789\n".repeat(bytes / 11);
+            fs_err::write(&path, &text).expect("write");
+            assert!(read_text(opened(&path).expect("open")).expect("read") == text, "{bytes} bytes");
         }
     }
 

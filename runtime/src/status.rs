@@ -10,8 +10,9 @@ use crate::definition::{Definition, Probe};
 use crate::error::Error;
 use crate::folders::ServiceFolders;
 use crate::health::Prober;
+use crate::history::History;
 use crate::lock::Lock;
-use crate::record::{Process, Record};
+use crate::record::{Process, Record, State, Wanted};
 
 /// A service as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,27 @@ pub fn look(folders: &ServiceFolders) -> Result<Option<Status>, Error> {
     let alive = record.process.as_ref().is_some_and(crate::record::Process::is_alive);
     let replaced = supervisor.filter(|pid| *pid > 0).and_then(program_is_replaced);
     Ok(Some(Status { record, supervisor, replaced, alive }))
+}
+
+/// Whether a service was up in this same boot and has lost its supervisor. It need not have a process: one that had ended by
+/// itself was waiting for its next start, or being started, and only its supervisor would have done so.
+///
+/// # Errors
+/// When its history cannot be read.
+pub fn is_lost(folders: &ServiceFolders, status: &Status) -> Result<bool, Error> {
+    let record = &status.record;
+    if status.supervisor.is_some() || record.wanted == Wanted::Down {
+        return Ok(false);
+    }
+    match &record.process {
+        Some(process) => Ok(process.is_of_this_boot()),
+        None if !Lock::was_held(&folders.lock()) => Ok(false),
+        None => match record.state {
+            State::BackingOff => Ok(true),
+            State::Starting => History::of(folders).has_served(record.generation),
+            State::Running | State::Stopping | State::Stopped | State::CrashLoop => Ok(false),
+        },
+    }
 }
 
 /// Whether a process runs a program that is not the one at its path any more. A program that was removed and not replaced

@@ -63,6 +63,12 @@ pub fn choose_here(
     {
         return Ok((Way::StopFirst, reason));
     }
+    if !new.listen_stream.is_empty()
+        && matches!(way, Way::Steered | Way::Gated)
+        && let Some(difference) = steering::differs(&folders.run, &old.ports, &new.listen_stream)?
+    {
+        return Ok((Way::StopFirst, difference));
+    }
     Ok((way, reason))
 }
 

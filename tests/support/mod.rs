@@ -387,6 +387,15 @@ impl Stopped {
         Some(Self { strace, pid, folder })
     }
 
+    /// Its children, in the order in which they were made, with their names.
+    pub fn children(&self) -> Vec<(nix::unistd::Pid, String)> {
+        let path = format!("/proc/{0}/task/{0}/children", self.pid);
+        let list = std::fs::read_to_string(path).expect("its children");
+        let name = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let pids = list.split_whitespace().filter_map(|pid| pid.parse().ok());
+        pids.map(|pid| (nix::unistd::Pid::from_raw(pid), name(pid))).collect()
+    }
+
     /// Kills it where it stands.
     pub fn kill(mut self) {
         nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGKILL).expect("kill it");

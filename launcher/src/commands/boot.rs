@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use runtime::client;
-use runtime::record::Wanted;
 use runtime::systemd;
 
 use crate::commands::enable::is_enabled;
@@ -57,9 +56,7 @@ pub(crate) fn boot(layout: &Layout) -> Result<Exit, Error> {
 fn is_to_be_started(layout: &Layout, service: &ServiceName) -> Result<bool, Error> {
     let folders = layout.service(service);
     let Some(status) = runtime::status::look(&folders)? else { return Ok(false) };
-    let wanted = status.record.wanted == Wanted::Up;
-    let lost = wanted && status.record.process.as_ref().is_some_and(|process| process.is_of_this_boot());
-    Ok(status.supervisor.is_none() && (is_enabled(&folders) || lost))
+    Ok(runtime::status::is_lost(&folders, &status)? || status.supervisor.is_none() && is_enabled(&folders))
 }
 
 /// The services in an order in which each comes after those it names; those that are not to be started do not count.

@@ -4,11 +4,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use super::Steering;
 use super::key::Key;
+use super::{Steering, sockets, uid_of};
 
 /// As many connections as the host allows may wait (net.core.somaxconn), as systemd has it (systemd.socket(5), `Backlog=`).
 const QUEUE: i32 = i32::MAX;
@@ -81,17 +82,35 @@ impl Steering {
     /// Where a generation that gets its listeners for these addresses would take another's connections; `None` where it listens
     /// just where that does.
     pub(crate) fn differs(&self, other: u32, addresses: &[SocketAddr]) -> io::Result<Option<String>> {
-        let mut keys = Vec::new();
-        for address in addresses {
-            keys.push(socket_of(*address)?.1);
-        }
-        let more = keys.iter().find(|key| !self.of(other).any(|it| it.key == **key));
-        if let Some(more) = more {
-            return Ok(Some(format!("it is to listen on {more}, where the one that serves does not")));
-        }
-        let less = self.of(other).find(|it| !keys.contains(&it.key));
-        Ok(less.map(|it| format!("it is not to listen on {}, where the one that serves does", it.key)))
+        difference(&self.of(other).map(|it| it.key).collect::<Vec<_>>(), addresses)
     }
+}
+
+/// The same as it is seen from outside, by what listens for a service on these ports.
+pub(crate) fn differs(
+    run_folder: &Path,
+    ports: &[u16],
+    addresses: &[SocketAddr],
+) -> io::Result<Option<String>> {
+    let uid = uid_of(run_folder);
+    let mut keys = Vec::new();
+    for port in ports {
+        let own = sockets::listeners(*port)?.into_iter().filter(|socket| socket.uid == uid);
+        keys.extend(own.map(|socket| Key::of_listener(&socket)));
+    }
+    difference(&keys, addresses)
+}
+
+fn difference(there: &[Key], addresses: &[SocketAddr]) -> io::Result<Option<String>> {
+    let mut keys = Vec::new();
+    for address in addresses {
+        keys.push(socket_of(*address)?.1);
+    }
+    if let Some(more) = keys.iter().find(|key| !there.contains(key)) {
+        return Ok(Some(format!("it is to listen on {more}, where the one that serves does not")));
+    }
+    let less = there.iter().find(|key| !keys.contains(key));
+    Ok(less.map(|key| format!("it is not to listen on {key}, where the one that serves does")))
 }
 
 /// A socket that could listen on an address, and the key that it would have.

@@ -8,6 +8,8 @@ use std::os::fd::BorrowedFd;
 
 use rustix::net::sockopt;
 
+use super::sockets::Socket;
+
 /// Sockets of the same key can share a port; sockets whose keys only overlap take connections from each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key {
@@ -23,6 +25,11 @@ impl Key {
     pub(crate) fn of(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<Self> {
         let v6_only = address.is_ipv6() && sockopt::ipv6_v6only(socket)?;
         Ok(Self { address: address.ip(), port: address.port(), v6_only })
+    }
+
+    /// The key of a socket that listens already.
+    pub(crate) fn of_listener(socket: &Socket) -> Self {
+        Self { address: socket.local.ip(), port: socket.local.port(), v6_only: socket.v6_only }
     }
 
     /// Whether a connection could go to a socket of either.

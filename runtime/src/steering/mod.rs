@@ -48,6 +48,7 @@ pub(crate) use self::drain::{Drain, Looked};
 use self::group::Routes;
 pub(crate) use self::group::{PROBE_MARK, SERVING_MARK};
 use self::handed::Unopened;
+pub(crate) use self::handed::differs;
 use self::key::Key;
 use self::notified::{Bind, Heard, Notified};
 use self::pending::Pending;

@@ -33,6 +33,8 @@ pub(crate) struct Socket {
     pub(crate) queue: u32,
     /// How many may, of one that listens.
     pub(crate) queue_max: u32,
+    /// Whether it leaves IPv4 to others, of one of IPv6 that listens.
+    pub(crate) v6_only: bool,
     /// Its owner.
     pub(crate) uid: u32,
     /// Its number; 0 when no process has it.
@@ -146,6 +148,7 @@ impl Socket {
             listens: header.state == TCP_LISTEN,
             queue: header.recv_queue,
             queue_max: header.send_queue,
+            v6_only: response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true))),
             uid: header.uid,
             inode: header.inode.into(),
             idle: header.recv_queue == 0 && response.nlas.iter().any(says_idle),

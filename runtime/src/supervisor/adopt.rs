@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::running::{Running, inode};
-use super::{Supervisor, now_unix_ms, past};
+use super::{Supervisor, find, now_unix_ms, past};
 use crate::cgroup::Hierarchy;
 use crate::container;
 use crate::control::Answer;
@@ -263,10 +263,8 @@ impl Supervisor {
         {
             return self.be_down(record);
         }
-        // What was started in vain so far is not tried again: whoever started it was told that it came to nothing.
-        let past = History::of(&self.folders).read()?;
-        let last = past.entry(record.generation).and_then(|entry| entry.runs.last());
-        if last.is_none_or(|run| run.began_at_ms.is_none()) {
+        // What was started in vain so far is not tried again.
+        if !History::of(&self.folders).has_served(record.generation)? {
             return Ok(());
         }
         self.take_up(By::Opsrun {})
@@ -402,10 +400,7 @@ impl Supervisor {
 
     /// Has the outputs of the container that is being made outlive this process, and what its log is written by.
     pub(super) fn keep_output(&mut self, generation: u32) {
-        let both = [&self.active, &self.other].into_iter().flatten();
-        let Some(running) = both.into_iter().find(|running| running.generation() == generation) else {
-            return;
-        };
+        let Some(running) = find(&self.active, &self.other, generation) else { return };
         let outputs = running.output.iter().filter_map(|(stream, pipe)| {
             let (_, name, _) = OUTPUTS.iter().find(|(known, ..)| known == stream)?;
             Some((*name, pipe.as_fd()))
@@ -453,8 +448,7 @@ impl Supervisor {
     /// Has what tells of a container's binds outlive this process: a bind waits then for the next one, and would fail
     /// otherwise.
     pub(super) fn keep_binds(&mut self, generation: u32) {
-        let both = [&self.active, &self.other].into_iter().flatten();
-        let running = both.into_iter().find(|running| running.generation() == generation);
+        let running = find(&self.active, &self.other, generation);
         let Some(notified) = running.and_then(|running| running.notified.as_ref()) else { return };
         let kept = self.kept.keep(&format!("binds-{generation}"), notified.as_fd());
         self.not_kept(kept.err());

@@ -18,6 +18,7 @@ use crate::error::{Error, Failure};
 use crate::events::{By, EventFile, Kind};
 use crate::folders::ServiceFolders;
 use crate::handover;
+use crate::host_files::{self, HostFiles};
 use crate::keep::Kept;
 use crate::lock::{Lock, Tried};
 use crate::os;
@@ -214,13 +215,15 @@ impl Supervisor {
         let cleared = !lives && adopt::clear_leftovers(folders, Some(&mut kept))?;
         let listener = control::listen(&folders.control()).map_err(failed("make the supervisor's socket"))?;
         let mut wanted = SigSet::empty();
-        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT] {
+        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, host_files::CHANGED] {
             wanted.add(signal);
         }
         let blocked = wanted.thread_block().map_err(std::io::Error::from);
         blocked.map_err(failed("block signals"))?;
         let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .map_err(|error| failed("receive signals")(error.into()))?;
+        let host_files =
+            HostFiles::follow(folders.host_files()).map_err(failed("follow the host's files"))?;
         Ok(Begun::Supervisor(Box::new(Self {
             folders: folders.clone(),
             lock: Some(lock),
@@ -231,6 +234,7 @@ impl Supervisor {
             other: None,
             events: VecDeque::new(),
             swap: None,
+            host_files,
             steering,
             written: None,
             before: None,

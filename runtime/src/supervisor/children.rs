@@ -7,8 +7,10 @@ use nix::unistd::Pid;
 
 use super::{Supervisor, exit_status};
 use crate::container::Making;
+use crate::error::Failure;
 use crate::events::By;
 use crate::history::End;
+use crate::host_files;
 use crate::lifecycle::Event;
 
 impl Supervisor {
@@ -25,6 +27,7 @@ impl Supervisor {
             let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
             match Signal::try_from(number) {
                 Ok(Signal::SIGCHLD) => {}
+                Ok(host_files::CHANGED) => self.refresh_host_files(),
                 Ok(_) => {
                     self.askers.stop = self.who_signals(&signal);
                     let asked = self.asked_to_end();
@@ -43,6 +46,13 @@ impl Supervisor {
                 continue;
             };
             self.child_ended(pid, status);
+        }
+    }
+
+    fn refresh_host_files(&mut self) {
+        if let Err(error) = self.host_files.refresh() {
+            let failure = Failure::new(error.to_string());
+            self.trouble(&failure.within("could not follow the host's resolv.conf and hosts"));
         }
     }
 

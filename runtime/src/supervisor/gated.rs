@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::Supervisor;
+use super::{Supervisor, find};
 use crate::definition::Definition;
 use crate::error::{Error, Failure};
 use crate::lifecycle;
@@ -52,8 +52,7 @@ impl Supervisor {
         self.steering.pass_on(&mut swap.gate, old, candidate);
         let waiting = std::mem::take(&mut swap.gate.waiting);
         self.turn_to(candidate);
-        let both = [&self.active, &self.other].into_iter().flatten();
-        let Some(running) = both.into_iter().find(|it| it.generation() == candidate) else { return };
+        let Some(running) = find(&self.active, &self.other, candidate) else { return };
         let by = Binder { generation: candidate, ports: &running.definition.ports, cgroup: &running.cgroup };
         for call in waiting {
             let Some(notified) = &running.notified else { break };

@@ -78,6 +78,7 @@ struct Supervisor {
     /// What has happened, and to which generation.
     events: VecDeque<(u32, Event)>,
     swap: Option<Swapping>,
+    host_files: HostFiles,
     /// Who gets the connections to the service's ports.
     steering: Steering,
     /// The record as it is on disk, once it was written.
@@ -157,7 +158,7 @@ impl Supervisor {
     }
 
     fn get(&self, generation: u32) -> Option<&Running> {
-        self.both().find(|running| running.generation() == generation)
+        find(&self.active, &self.other, generation)
     }
 
     fn of(&mut self, generation: u32) -> Option<&mut Running> {
@@ -246,15 +247,6 @@ impl Supervisor {
                     Part::Probe => running.turn_probe(true),
                     Part::Output(index) => {
                         running.drain(index);
-                        None
-                    }
-                    Part::HostFiles => {
-                        if let Some(Err(error)) = running.host_files.as_ref().map(HostFiles::refresh) {
-                            let failure = Failure::new(error.to_string());
-                            self.trouble(
-                                &failure.within("could not follow the host's resolv.conf and hosts"),
-                            );
-                        }
                         None
                     }
                 };
@@ -372,6 +364,11 @@ impl Supervisor {
         }
         unit.tell(stage, &status);
     }
+}
+
+/// The one of the two that is this generation: for who changes other parts of the supervisor meanwhile.
+fn find<'a>(active: &'a Option<Running>, other: &'a Option<Running>, generation: u32) -> Option<&'a Running> {
+    [active, other].into_iter().flatten().find(|running| running.generation() == generation)
 }
 
 fn now_unix_ms() -> u64 {

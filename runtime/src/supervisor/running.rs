@@ -19,7 +19,7 @@ use crate::definition::Definition;
 use crate::error::{Error, Failure};
 use crate::folders::ServiceFolders;
 use crate::health::Prober;
-use crate::host_files::HostFiles;
+use crate::host_files;
 use crate::lifecycle::{Event, Life};
 use crate::log::{Drained, Journal, LogWriter, Staging, Stream};
 use crate::memory::MemoryWatch;
@@ -59,7 +59,6 @@ pub(super) struct Running {
     /// Whether those who connect meanwhile are refused.
     pub refusing: bool,
     pub log: LogWriter,
-    pub host_files: Option<HostFiles>,
     pub making: Option<Making>,
     pub pid: Option<Pid>,
     pub memory: Option<MemoryWatch>,
@@ -80,7 +79,6 @@ pub(super) enum Part {
     Making,
     Adopted,
     Probe,
-    HostFiles,
     Memory,
     Bind,
     Output(usize),
@@ -101,7 +99,7 @@ impl Running {
         let bundle = folders.generation(generation);
         let spec = container::read_spec(&bundle)?;
         let definition = Definition::of(&spec)?;
-        let host_files = HostFiles::follow(&folders.host_files())
+        host_files::copy(&folders.host_files())
             .map_err(|error| Error::Io { doing: "copy the host's resolv.conf and hosts", source: error })?;
         let journal = folders
             .is_of_host()
@@ -123,7 +121,6 @@ impl Running {
             roomy: container::is_roomy(&spec),
             bundle,
             log,
-            host_files: Some(host_files),
             frozen: false,
             making: None,
             pid: None,
@@ -173,9 +170,6 @@ impl Running {
         }
         if let Some(memory) = &self.memory {
             awaited.push((Part::Memory, memory.as_fd(), PollFlags::PRI));
-        }
-        if let Some(files) = &self.host_files {
-            awaited.push((Part::HostFiles, files.as_fd(), PollFlags::IN));
         }
         for (index, (_, pipe)) in self.output.iter().enumerate() {
             awaited.push((Part::Output(index), pipe.as_fd(), PollFlags::IN));

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use super::Supervisor;
 use super::running::Running;
 use super::swapping::Swapping;
+use super::{Supervisor, find};
 use crate::crash_point;
 use crate::definition::Probe;
 use crate::error::Failure;
@@ -39,15 +39,16 @@ pub(super) fn milliseconds(time: Duration) -> u64 {
 impl Supervisor {
     /// Answers the bind that a generation's program waits for, if it does.
     pub(super) fn answer_bind(&mut self, generation: u32) {
-        let both = [&mut self.active, &mut self.other].into_iter().flatten();
-        let Some(running) = both.into_iter().find(|it| it.generation() == generation) else { return };
-        let Some(notified) = &running.notified else { return };
+        let running = find(&self.active, &self.other, generation);
+        let Some(notified) = running.and_then(|running| running.notified.as_ref()) else { return };
         let bind = match self.steering.hear(notified, generation) {
             Ok(Heard::Bind(bind)) => bind,
             Ok(Heard::Nothing) => return,
             // No process is left, or nothing can be heard any more. Waited for, it would be ready for ever.
             Ok(Heard::End) | Err(_) => {
-                running.notified = None;
+                if let Some(running) = self.of(generation) {
+                    running.notified = None;
+                }
                 self.kept.forget(&format!("binds-{generation}"));
                 return;
             }
@@ -60,8 +61,7 @@ impl Supervisor {
 
     /// Answers the bind that a supervisor before has died over, if there is one and it waits still.
     pub(super) fn answer_what_was_left(&mut self, generation: u32) {
-        let both = [&self.active, &self.other].into_iter().flatten();
-        let running = both.into_iter().find(|it| it.generation() == generation);
+        let running = find(&self.active, &self.other, generation);
         let Some(notified) = running.and_then(|running| running.notified.as_ref()) else { return };
         if let Some(bind) = self.steering.unanswered(notified, generation) {
             self.answer_this(generation, bind);
@@ -71,8 +71,7 @@ impl Supervisor {
 
     fn answer_this(&mut self, generation: u32, bind: Bind) {
         let shut_out = self.swap.as_ref().is_some_and(|swap| swap.is_shut_out(generation));
-        let both = [&self.active, &self.other].into_iter().flatten();
-        let Some(running) = both.into_iter().find(|it| it.generation() == generation) else { return };
+        let Some(running) = find(&self.active, &self.other, generation) else { return };
         let Some(notified) = &running.notified else { return };
         let by = Binder { generation, ports: &running.definition.ports, cgroup: &running.cgroup };
         let event = match shut_out {
