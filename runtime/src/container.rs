@@ -19,7 +19,7 @@ use crate::error::{Error, Failure};
 use crate::record::Process;
 use crate::small_file;
 use crate::steering::notified::Notified;
-use crate::{limits, os, systemd};
+use crate::{host, limits, os, systemd};
 
 /// The folder of a run folder in which libcontainer keeps the state of services.
 pub(crate) const CONTAINERS: &str = "containers";
@@ -168,6 +168,10 @@ impl Making {
         }
         if failure.causes.is_empty() {
             failure = Failure::new("no reason was given");
+        }
+        // What libcontainer says of a call that the kernel does not have is hard to understand.
+        if let Some(why) = host::too_old() {
+            failure = failure.within(why);
         }
         Error::Container { doing, source: failure }
     }

@@ -165,6 +165,15 @@ fn has(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }
 
+/// That this kernel is too old for any container, if it is.
+pub(crate) fn too_old() -> Option<String> {
+    let name = rustix::system::uname();
+    let release = name.release().to_str().ok()?;
+    let (major, minor) = KERNEL_MIN;
+    let old = version(release)? < KERNEL_MIN;
+    old.then(|| format!("Linux {release} is too old: opsrun needs Linux {major}.{minor} or later"))
+}
+
 fn kernel(release: &str) -> Fact {
     let name = "kernel";
     let detail = format!("Linux {release}");

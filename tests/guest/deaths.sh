@@ -1,8 +1,9 @@
 #!/bin/sh
 # Inside a Debian guest: a service that writes numbered lines as fast as it can while its supervisor is killed and becomes
-# another program, again and again; and a supervisor that dies while the service is stopped.
+# another program, again and again; and a supervisor that dies while the service is stopped. With `clients`, also clients who wait
+# for a service whose supervisor dies.
 #
-#     deaths.sh KILLS
+#     deaths.sh KILLS [clients]
 set -eu
 # shellcheck source=tests/guest/shell.sh
 . ./shell.sh
@@ -82,6 +83,65 @@ check "in several files" test "$(files | wc -l)" -gt 2
 echo "    $(cat lines) of the two streams in $(files | wc -l) files, $kills kills"
 check "nothing is left" until_true 5 none_left
 
+# Clients who connect when the service has crashed, or is between two releases, and its supervisor dies over that. This server
+# closes its port at once when it is asked to end, and ends when it is let go.
+stopping() { [ "$(state web)" = stopping ]; }
+begin_load() {
+    rm -f enough load failed
+    python3 load.py 8080 2 100 &
+    load=$!
+}
+# What the server had begun when it was killed is lost with it.
+nobody_was_refused() {
+    touch enough
+    wait "$load" || return
+    cat failed
+    fails grep -e refused -e 'timed out' failed && fails grep '^0 answers' load
+}
+clients_wait() {
+    echo "listen=127.0.0.1:8080" > /opt/web/conf/busybox.conf
+    cat >> /opt/web/conf/busybox.conf <<'END'
+httpd -f -p "$listen" -h /www &
+server=$!
+trap 'kill $server; until test -e /var/lib/busybox/go; do sleep 0.1; done; exit 0' TERM
+wait
+wait
+END
+    check "the same as another release" opsrun load --tag busybox:2 busybox-1.tar
+    check "start" opsrun start web:1
+    begin_load
+    container=$(process web)
+    first=$(supervisor web)
+    kill -STOP "$first"
+    kill -9 "$container" || :
+    check "service and supervisor are killed" die
+    up_again() { is "$(state web)" running && [ "$(process web)" != "$container" ] && taken_over; }
+    check "the next supervisor has started it again" until_true 60 up_again
+    check "who connected meanwhile has waited" nobody_was_refused
+    echo "    a crash and a dead supervisor: $(cat load)"
+
+    # Without the same ports there is no steering, but the one that both have is kept.
+    sed 's/^ports = .*/ports = [8080, 8081]/' /etc/opsrun/web.toml > two
+    cat two > /etc/opsrun/web.toml
+    begin_load
+    container=$(process web)
+    first=$(supervisor web)
+    opsrun swap web 2 --soak 1s > swapped 2>&1 &
+    swap=$!
+    check "the old release is asked to end" until_true 60 stopping
+    check "the supervisor is killed" die
+    wait "$swap" || :
+    check "it was gated" grep -q "waits to take its port" swapped
+    touch /opt/web/lib/go
+    check "the next supervisor has started the old release again" until_true 60 up_again
+    check "which is the only one" is "$(column web 2) $(leaf web | wc -l)" "1 1"
+    check "who connected meanwhile has waited" nobody_was_refused
+    echo "    a gated swap and a dead supervisor: $(cat load)"
+    check "stop" opsrun stop web
+    check "nothing is left" until_true 5 none_left
+}
+if [ "${2:-}" = clients ]; then clients_wait; fi
+
 # Slow to end, so that a supervisor can be killed meanwhile. The next one asks once more, since it cannot know whether the one
 # before it came to that.
 echo "listen=127.0.0.1:8080" > /opt/web/conf/busybox.conf
@@ -91,7 +151,6 @@ httpd -f -p "$listen" -h /www &
 wait
 wait
 END
-stopping() { [ "$(state web)" = stopping ]; }
 down() { is "$(state web) $(systemctl is-active $unit) $(show Result)" "stopped inactive success" && none_left; }
 as_it_wanted() { opsrun logs web | grep 'ended as it wanted'; }
 stays_down() {

@@ -15,5 +15,6 @@ check "it would do all the same" grep -q "^good  *swap  *steered: no request is 
 check "load" opsrun load busybox-1.tar
 web_service web 8080
 check "a start fails" refused "could not create the container" opsrun start web:1
+check "and says why" grep -q "caused by: Linux 5\.10\..* is too old: opsrun needs Linux 5.12 or later" said
 check "there is no service" refused "there is no service web" opsrun status web
 check "nothing is left" until_true 5 none_left
