@@ -66,7 +66,7 @@ pub struct Definition {
 pub struct HealthCheck {
     /// What a probe does.
     pub probe: Probe,
-    /// From the end of one probe to the start of the next.
+    /// From the end of one probe to the start of the next; from a second on to a twentieth of it.
     pub interval_ms: u64,
     /// A probe that takes longer has failed.
     pub timeout_ms: u64,

@@ -16,6 +16,8 @@
 //! The candidate of a swap lives the same life *on trial* (`swap/`): its container can be made and parked until the old
 //! one is down, and whatever goes wrong before it is accepted ends it, healthy or not.
 
+use std::rc::Rc;
+
 use crate::definition::{Definition, Probe, RestartPolicy};
 use crate::error::Failure;
 use crate::record::{self, Health, State, Wanted};
@@ -37,7 +39,8 @@ pub(crate) type Millis = u64;
 /// A service's life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Life {
-    rules: Definition,
+    /// Each step has a copy of all this: these are the largest part, and never change.
+    rules: Rc<Definition>,
     phase: Phase,
     /// Whether it has been healthy since a person started it.
     proven: bool,
@@ -175,7 +178,7 @@ impl Life {
     /// A service that is down.
     pub(crate) fn new(rules: Definition) -> Self {
         Self {
-            rules,
+            rules: Rc::new(rules),
             phase: Phase::Down,
             proven: false,
             trial: false,

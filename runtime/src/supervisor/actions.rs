@@ -14,7 +14,6 @@ use crate::systemd;
 
 impl Supervisor {
     pub(super) fn act(&mut self, generation: u32, action: Action) {
-        let folders = self.folders.clone();
         match action {
             Action::Make => self.make(generation),
             Action::Go => self.go(generation),
@@ -32,6 +31,7 @@ impl Supervisor {
                 }
             }
             Action::Clear => {
+                let folders = self.folders.clone();
                 if let Some(Err(error)) = self.of(generation).map(|running| running.clear(&folders)) {
                     self.trouble(&Failure::of(&error));
                 }
@@ -180,12 +180,14 @@ impl Supervisor {
             }
             return;
         }
-        active.record = active.current_record();
-        let mut next = active.record.clone();
-        next.swap = self.swap_on_record();
-        if self.written.as_ref() == Some(&next) {
-            return;
-        }
+        active.renew_record();
+        let swap = self.swap_on_record();
+        let Some(active) = &mut self.active else { return };
+        // Most often nothing is new, and nothing is copied to see that.
+        let own = std::mem::replace(&mut active.record.swap, swap);
+        let next = Some(&active.record).filter(|next| self.written.as_ref() != Some(next)).cloned();
+        active.record.swap = own;
+        let Some(next) = next else { return };
         match next.write(&self.folders) {
             Ok(()) => self.written = Some(next),
             Err(error) => self.trouble(&Failure::of(&error)),

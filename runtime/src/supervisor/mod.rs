@@ -183,7 +183,8 @@ impl Supervisor {
     }
 
     fn awaited(&self) -> Vec<(Source, BorrowedFd<'_>, PollFlags)> {
-        let mut awaited = vec![(Source::Signals, self.signals.as_fd(), PollFlags::IN)];
+        let mut awaited = Vec::with_capacity(16);
+        awaited.push((Source::Signals, self.signals.as_fd(), PollFlags::IN));
         if let Some(listener) = &self.listener {
             awaited.push((Source::Listener, listener.as_fd(), PollFlags::IN));
         }

@@ -154,7 +154,8 @@ impl Running {
     }
 
     pub fn awaited(&self) -> Vec<(Part, BorrowedFd<'_>, PollFlags)> {
-        let mut awaited = Vec::new();
+        // Room for what a service that runs has, in one piece.
+        let mut awaited = Vec::with_capacity(8);
         if let Some(making) = &self.making {
             awaited.push((Part::Making, making.as_fd(), PollFlags::IN));
         }
@@ -390,18 +391,19 @@ impl Running {
         }
     }
 
-    /// What is known of it, with how it does now.
-    pub fn current_record(&self) -> Record {
-        let mut record = self.record.clone();
+    /// What is known of it gets how it does now.
+    pub fn renew_record(&mut self) {
+        let record = &mut self.record;
+        if record.state != self.life.state() {
+            record.changed_at_ms = now_unix_ms();
+        }
         record.state = self.life.state();
         record.health = self.life.health();
         record.wanted = self.life.wanted();
         record.restarts = self.life.restarts();
-        record.last_failure = self.life.last_failure().cloned();
-        if record.state != self.record.state {
-            record.changed_at_ms = now_unix_ms();
+        if record.last_failure.as_ref() != self.life.last_failure() {
+            record.last_failure = self.life.last_failure().cloned();
         }
-        record
     }
 }
 
