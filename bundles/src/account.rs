@@ -1,10 +1,18 @@
 //! Who a container runs as: Docker's rules for an image's `User`, by the image's own passwd and group files.
 //! It knows nothing of the host's users.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::rootfs::RootView;
+
+/// User ids of no user: the runtime gives them to listening sockets, which it tells apart by them. Systemd's table of ids has
+/// this range as unused (UIDS-GIDS.md).
+///
+/// No file of an image may have such an owner: a setuid program, or one that root in a container makes such, would get a
+/// process that is let in where only the runtime is.
+pub const UIDS_OF_LISTENERS: RangeInclusive<u32> = 0x7000_0000..=0x7fff_ffff;
 
 /// The highest id that may be typed; Docker's limit.
 const ID_MAX: u32 = i32::MAX as u32;

@@ -252,6 +252,12 @@ mod tests {
     use super::*;
     use crate::settings::parse_toml;
 
+    #[test]
+    fn both_rooms_mean_the_same_uids_by_those_of_listening_sockets() {
+        let last = runtime::UID_FIRST | !runtime::UID_MASK;
+        assert_eq!(bundles::account::UIDS_OF_LISTENERS, runtime::UID_FIRST..=last);
+    }
+
     fn settings(text: &str) -> Settings {
         parse_toml(text, Path::new("x.toml")).unwrap()
     }

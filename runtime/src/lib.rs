@@ -71,3 +71,4 @@ mod watch;
 pub mod way;
 
 pub use error::{Error, Failure};
+pub use steering::{UID_FIRST, UID_MASK};

@@ -14,6 +14,7 @@ use super::folder::{self, Attributes, Failure, Folder};
 use super::frame::Recording;
 use super::inventory::Contents;
 use super::stream::Hopeless;
+use crate::account::UIDS_OF_LISTENERS;
 use crate::digest::{Digest, Hasher};
 use crate::tape::{Entry, Fault, Kind, Segment, Skip, Tape};
 
@@ -89,6 +90,9 @@ fn one<S: Skip>(
     }
     if name.starts_with(WHITEOUT) {
         return whiteout(entry, parent, name, folder).map(|()| 0);
+    }
+    if UIDS_OF_LISTENERS.contains(&entry.uid) {
+        return Err(refuse(&format!("its owner, {}, is of the uids that are listening sockets'", entry.uid)));
     }
     let kept: Vec<_> = entry.xattrs.iter().filter(|(name, _)| is_kept(name)).cloned().collect();
     let modified = (entry.modified_s, entry.modified_ns);

@@ -149,6 +149,14 @@ fn what_cannot_be_honoured() {
     refused([Item::new(b'M', "a")], "a");
     refused([Item::file("x", "").pax("path", "a\0b")], "a\0b");
     refused([Item::file("a", "").pax("uid", "4294967295")], "a");
+    for uid in [0x7000_0000, 0x7fff_ffff] {
+        let items = [Item::file("a", "x").mode(0o4755).owner(uid, 0), Item::folder("a").owner(uid, 0)];
+        for item in items {
+            assert!(refused([item], "a").contains("listening sockets"), "{uid}");
+        }
+        let pax = Item::file("a", "x").pax("uid", uid.to_string());
+        assert!(refused([pax], "a").contains("listening sockets"), "{uid}");
+    }
     refused([Item::file("a", "").pax("SCHILY.xattr.nonsense.x", "y")], "a");
     let long = "n".repeat(256);
     refused([Item::file(&long, "")], &long);

@@ -1,6 +1,8 @@
 //! Keeps what runs in containers out of the groups of listeners: who is in one is told by a uid, and root in a container could
 //! give a socket of its own any uid. A seccomp filter beside the profile refuses uids of that range, and nothing else.
 //!
+//! Nor can it come by a setuid program: no image that has a file of such an owner is unpacked.
+//!
 //! A container without a profile is not kept from anything.
 
 use std::io;

@@ -55,9 +55,9 @@ use self::pending::Pending;
 use crate::crash_point;
 
 /// The first of the uids that sockets get; systemd's table of uids has this range as unused (UIDS-GIDS.md).
-const UID_FIRST: u32 = 0x7000_0000;
+pub const UID_FIRST: u32 = 0x7000_0000;
 /// The bits that all of them have in common.
-const UID_MASK: u32 = 0xf000_0000;
+pub const UID_MASK: u32 = 0xf000_0000;
 /// How many connections may wait at a generation that is about to get all of them: a queue of five loses a burst for a
 /// second, until the clients' TCP tries again.
 const QUEUE_LEAST: u32 = 128;
