@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
@@ -103,6 +104,21 @@ fn where_the_new_release_would_take_clients_unproven_it_waits_until_the_old_one_
 }
 
 #[test]
+fn a_new_release_that_takes_datagrams_gets_none_before_the_old_one_has_ended() {
+    let it = Steered::begin();
+    build("datagrams", &it.host.path("opt/busybox/lib"));
+    let both = |word| format!("/var/lib/busybox/datagrams {} & echo {word} > /www/index.html", it.port);
+    for (release, word) in [("2", "two"), ("1", "three")] {
+        it.next_does(&both(word));
+        let done = it.swap(release, &["--soak", "0s"]);
+        let reason = format!("it takes datagrams on 127.0.0.1:{}, which cannot be steered", it.port);
+        assert!(done.succeeds().stderr.contains(&reason), "{done}");
+        assert!(!done.stderr.contains("is proven beside it\n"), "{done}");
+        it.serves(word);
+    }
+}
+
+#[test]
 fn who_connects_while_a_crashed_service_is_started_again_waits_for_it() {
     let it = Steered::begin();
     let process = it.host.service("busybox")["process"].as_i64().expect("a process");
@@ -116,15 +132,54 @@ fn who_connects_while_a_crashed_service_is_started_again_waits_for_it() {
     assert!(TcpStream::connect(("127.0.0.1", it.port)).is_err(), "somebody still listens");
 }
 
-/// Builds the program that abuses what it can, static, into a folder of the test's root; that folder.
-fn build_abuse(host: &Host) -> String {
-    let folder = host.path("abuse");
-    std::fs::create_dir(&folder).expect("a folder");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/steering/abuse.c");
+#[test]
+fn a_service_that_is_not_back_in_the_time_of_a_start_refuses_its_clients_until_it_is() {
+    let it = Steered::begin();
+    it.host.write(
+        "etc/opsrun/busybox.toml",
+        &format!(
+            "ports = [{}]\nhealth = {{ check = \"http\", path = \"/\", interval = \"100ms\", start_timeout = \"4s\" }}\n\
+             restart = {{ backoff_first = \"100ms\", backoff_max = \"200ms\", crash_loop_failures = 1000 }}\n",
+            it.port
+        ),
+    );
+    it.next_does("while test -e /var/lib/busybox/away; do sleep 0.1; done; echo one > /www/index.html");
+    it.swap("1", &["--soak", "0s"]).succeeds();
+    it.host.write("opt/busybox/lib/away", "");
+    let process = it.host.service("busybox")["process"].as_i64().expect("a process");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(process).expect("pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill");
+    it.host.service_until("busybox", "it is started again", |service| service["restarts"] == 1);
+    // Whoever connects now waits, but not for ever.
+    if let Ok(mut waits) = TcpStream::connect(("127.0.0.1", it.port)) {
+        waits.set_read_timeout(Some(support::PATIENCE)).expect("a limit");
+        let closed = match waits.read(&mut [0]) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        };
+        assert!(closed, "somebody answered, or it still waits");
+    }
+    until("who connects is refused", || TcpStream::connect(("127.0.0.1", it.port)).is_err());
+    std::fs::remove_file(it.host.path("opt/busybox/lib/away")).expect("removed");
+    until("it is there again", || get(it.port, "/").as_deref() == Some("one\n"));
+    it.host.service_until("busybox", "it is healthy", |service| service["state"] == "running");
+}
+
+/// Builds a program of `tests/steering`, static, into a folder.
+fn build(name: &str, folder: &Path) {
+    std::fs::create_dir_all(folder).expect("a folder");
+    let source =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/steering").join(name).with_extension("c");
     let mut compiler = Command::new("cc");
     compiler.args(["-static", "-pthread", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]);
-    compiler.arg(folder.join("abuse")).arg(source);
+    compiler.arg(folder.join(name)).arg(source);
     support::done(compiler).succeeds();
+}
+
+/// Builds the program that abuses what it can into a folder of the test's root; that folder.
+fn build_abuse(host: &Host) -> String {
+    let folder = host.path("abuse");
+    build("abuse", &folder);
     folder.display().to_string()
 }
 

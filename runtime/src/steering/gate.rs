@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use super::again::Side;
 use super::key::Key;
 use super::notified::{Bind, Notified};
-use super::{Binder, Steering, asked, has_ties, inode_of, sockets};
+use super::{Binder, Steering, asked, has_ties, inode_of, sockets, takes_datagrams};
 
 /// What waits at a closed gate, and what is kept behind it.
 #[derive(Debug, Default)]
@@ -23,7 +23,8 @@ pub(crate) struct Gate {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) bind: Bind,
-    key: Key,
+    /// Of a listener; none of a socket of datagrams, which waits for its port to be free.
+    key: Option<Key>,
     /// Whether the program has the socket in more than one place, so that another one cannot be put in its stead.
     tied: bool,
 }
@@ -31,17 +32,27 @@ pub(crate) struct Waiting {
 impl Waiting {
     /// A call that is to wait. One that is none of the service's ports is let through.
     pub(crate) fn of(notified: &Notified, bind: Bind, by: Binder<'_>) -> Option<Self> {
-        let Some((socket, _, key)) = asked(&bind, by) else {
-            notified.let_through(&bind);
-            return None;
+        let (key, tied) = match asked(&bind, by) {
+            Some((socket, _, key)) => {
+                (Some(key), inode_of(socket.as_fd()).map_or(true, |inode| has_ties(&bind, inode)))
+            }
+            None if takes_datagrams(&bind, by).is_some() => (None, true),
+            None => {
+                notified.let_through(&bind);
+                return None;
+            }
         };
-        let tied = inode_of(socket.as_fd()).map_or(true, |inode| has_ties(&bind, inode));
         notified.waits(&bind).then_some(Self { bind, key, tied })
+    }
+
+    /// Whether it stands in the way of a listener of this key, or that in its.
+    fn overlaps(&self, key: &Key) -> bool {
+        self.key.is_some_and(|own| own.overlaps(key))
     }
 
     /// Whether a listener of this key can take the place of the socket that is to be bound.
     fn takes(&self, key: &Key) -> bool {
-        self.key == *key && !self.tied
+        self.key == Some(*key) && !self.tied
     }
 }
 
@@ -52,7 +63,7 @@ impl Steering {
         self.look();
         self.take_foreign(old, ports)?;
         let is_in_vain = |key: &Key| {
-            !ports.contains(&key.port) || gate.waiting.iter().any(|it| it.key.overlaps(key) && !it.takes(key))
+            !ports.contains(&key.port) || gate.waiting.iter().any(|it| it.overlaps(key) && !it.takes(key))
         };
         self.held.retain(|it| it.generation != old.generation || !is_in_vain(&it.key));
         Ok(())

@@ -163,6 +163,11 @@ impl Steering {
     /// Answers a call.
     pub(crate) fn answer(&mut self, notified: &Notified, bind: &Bind, by: Binder<'_>) -> Bound {
         let Some((socket, address, key)) = asked(bind, by) else {
+            if let Some(address) =
+                self.active_other_than(by.generation).and_then(|_| takes_datagrams(bind, by))
+            {
+                return Bound::Collides(format!("it takes datagrams on {address}, which cannot be steered"));
+            }
             notified.let_through(bind);
             return Bound::NotOurs;
         };
@@ -171,6 +176,11 @@ impl Steering {
         }
         crash_point::here();
         self.join(notified, bind, by, (socket, address, key))
+    }
+
+    /// The generation that clients reach, if that is another one and there is one.
+    fn active_other_than(&self, generation: u32) -> Option<u32> {
+        Some(self.active).filter(|active| *active != 0 && *active != generation)
     }
 
     /// Puts a socket into its group, where it can be; doing it once more does no harm.
@@ -526,11 +536,21 @@ fn inode_of(socket: BorrowedFd<'_>) -> rustix::io::Result<u64> {
 }
 
 fn is_tcp(socket: BorrowedFd<'_>) -> bool {
-    let family = sockopt::socket_domain(socket)
-        .is_ok_and(|family| [AddressFamily::INET, AddressFamily::INET6].contains(&family));
-    family
-        && sockopt::socket_type(socket).is_ok_and(|kind| kind == SocketType::STREAM)
+    is_internet(socket, SocketType::STREAM)
         && sockopt::socket_protocol(socket).is_ok_and(|protocol| protocol == Some(ipproto::TCP))
+}
+
+fn is_internet(socket: BorrowedFd<'_>, wanted: SocketType) -> bool {
+    sockopt::socket_domain(socket)
+        .is_ok_and(|family| [AddressFamily::INET, AddressFamily::INET6].contains(&family))
+        && sockopt::socket_type(socket).is_ok_and(|kind| kind == wanted)
+}
+
+/// Where a call asks for the datagrams of one of the binder's ports. Of two sockets that share such a port by `SO_REUSEPORT`
+/// each gets some (socket(7)), proven or not.
+fn takes_datagrams(bind: &Bind, by: Binder<'_>) -> Option<SocketAddr> {
+    bind.socket().ok().filter(|socket| is_internet(socket.as_fd(), SocketType::DGRAM))?;
+    bind.address().filter(|address| by.ports.contains(&address.port()))
 }
 
 /// The socket, address and key of a call that is a bind of one of the binder's ports, and would be one.
