@@ -13,8 +13,13 @@ int bind(int fd, const struct sockaddr *address, socklen_t length) {
     const char *port = getenv("LISTENER_PORT"), *listener = getenv("LISTENER");
     if (!port || address->sa_family != AF_INET || ntohs(((const struct sockaddr_in *)address)->sin_port) != atoi(port))
         return real(fd, address, length);
-    if (listener)
-        return dup3(atoi(listener), fd, fcntl(fd, F_GETFD) & FD_CLOEXEC ? O_CLOEXEC : 0) < 0 ? -1 : 0;
+    if (listener) {
+        // A server that asked for a socket that does not block waits in accept(2) for nobody, and never hears its signal.
+        int flags = fcntl(fd, F_GETFL);
+        if (dup3(atoi(listener), fd, fcntl(fd, F_GETFD) & FD_CLOEXEC ? O_CLOEXEC : 0) < 0)
+            return -1;
+        return fcntl(fd, F_SETFL, flags) < 0 ? -1 : 0;
+    }
     int on = 1;
     if (setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) < 0)
         return -1;
