@@ -56,7 +56,7 @@ begin() {
 clear_up() {
     end_services
     [ ! -e "$work/docker.pid" ] || stop_docker
-    podman_ runc rm --all --force > /dev/null 2>&1 || true
+    podman_ runc rm --all --force --volumes > /dev/null 2>&1 || true
     umount "$work/podman/overlay" "$work/docker-run/netns/default" 2> /dev/null || true
 }
 
