@@ -70,6 +70,40 @@ fn exec_is_confined_as_the_service_is() {
     assert_eq!(in_exec, in_run);
 }
 
+#[test]
+fn exec_loads_the_filters_that_its_service_has() {
+    let (host, _) = Host::with_busybox();
+    host.opsrun(["start", "busybox:1"]).succeeds();
+    let filters = only_entry(&host.path("run/opsrun/busybox/containers")).join("filters");
+    let whole = std::fs::read(&filters).expect("the service's filters");
+    let loaded = |expected: &str| {
+        let exec = host.opsrun(["exec", "busybox", "cat", "/proc/self/status"]);
+        let line = exec
+            .succeeds()
+            .stdout
+            .lines()
+            .find(|line| line.starts_with("Seccomp_filters:"))
+            .expect("a count");
+        assert_eq!(line.split_whitespace().last(), Some(expected));
+    };
+    loaded("2");
+
+    // Only what is kept can be too much or too little: as it is read, so it is loaded.
+    std::fs::write(&filters, &whole[..whole.len() - 8]).expect("cut it off");
+    host.opsrun(["exec", "busybox", "true"]).fails(125, &["filters is not whole"]);
+
+    // A service that another version has started has none kept.
+    std::fs::remove_file(&filters).expect("remove it");
+    loaded("2");
+    host.opsrun(["stop", "busybox"]).succeeds();
+}
+
+fn only_entry(folder: &Path) -> PathBuf {
+    let entries: Vec<_> = std::fs::read_dir(folder).expect("a folder").flatten().collect();
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    entries[0].path()
+}
+
 /// Builds the program, static, into a folder of the test's root.
 fn build_probe(host: &Host) -> PathBuf {
     let folder = host.path("probe");

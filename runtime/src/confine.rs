@@ -25,8 +25,8 @@ pub(crate) const LISTENERS_FROM: i32 = 3;
 pub(crate) struct Confinement {
     /// Whether this process's binds are to be notified to who asked for the container.
     pub(crate) notified: bool,
-    /// The compiled seccomp filter; none when the bundle asks for none.
-    pub(crate) filter: Option<Filter>,
+    /// The compiled seccomp filters, in the order in which they are loaded; none when the bundle asks for none.
+    pub(crate) filters: Vec<Filter>,
     /// The capabilities to end up with, when more were kept for loading the filter.
     pub(crate) capabilities: Option<LinuxCapabilities>,
     /// Whether this process stays as process 1 and the program becomes its child.
@@ -87,8 +87,8 @@ impl Confinement {
                 "uid {uid} is of those that listening sockets are told apart by"
             )));
         }
-        if let Some(filter) = &self.filter {
-            steering::guard::load().and_then(|()| filter.load()).map_err(|error| {
+        for filter in &self.filters {
+            filter.load().map_err(|error| {
                 Failure::new(error.to_string()).within("could not load the seccomp filter")
             })?;
         }

@@ -12,6 +12,8 @@ use std::sync::OnceLock;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use oci_spec::runtime::Spec;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::channel::{Channel, Errand, Go, Purpose, Report, Request};
 use crate::confine::is_missing;
@@ -259,6 +261,20 @@ pub(crate) fn cgroup_of(spec: &Spec) -> &Path {
 
 /// Reads the bundle's configuration.
 pub(crate) fn read_spec(bundle: &Path) -> Result<Spec, Error> {
+    read_configuration(bundle)
+}
+
+/// Reads of it what describes the service's process, which is little beside the profile and the mounts.
+pub(crate) fn read_process(bundle: &Path) -> Result<oci_spec::runtime::Process, Error> {
+    #[derive(Deserialize)]
+    struct Part {
+        process: Option<oci_spec::runtime::Process>,
+    }
+    let Part { process } = read_configuration(bundle)?;
+    process.ok_or_else(|| Error::Definition { reason: "it has no process".to_owned() })
+}
+
+fn read_configuration<T: DeserializeOwned>(bundle: &Path) -> Result<T, Error> {
     let failed = |source| Error::Bundle { path: bundle.to_owned(), source };
     // In one piece: from a file it is parsed byte by byte, which takes three times as long.
     let text = std::fs::read(bundle.join("config.json")).map_err(|error| failed(error.into()))?;

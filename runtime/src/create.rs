@@ -33,7 +33,7 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, Exec
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::SigSet;
-use oci_spec::runtime::{Capability, Process, Spec};
+use oci_spec::runtime::{Capability, LinuxSeccomp, Process, Spec};
 
 use crate::cgroup;
 use crate::channel::{Channel, Errand, Go, Purpose, Report, Request};
@@ -41,9 +41,12 @@ use crate::confine::{Confinement, LISTENERS_FROM};
 use crate::container::{CONTAINERS, ENGINE, id_of, read_spec};
 use crate::definition::LISTENERS_MAX;
 use crate::error::{Error, Failure};
-use crate::seccomp::Filter;
+use crate::seccomp::{self, Filter};
 use crate::title::Title;
-use crate::{devices, limits, os, systemd, trace};
+use crate::{devices, limits, os, steering, systemd, trace};
+
+/// The file beside libcontainer's state that the container's seccomp filters are kept in.
+const FILTERS: &str = "filters";
 
 /// The first number that none of a program's listeners gets.
 const BEYOND_LISTENERS: i32 = LISTENERS_FROM + LISTENERS_MAX as i32;
@@ -131,7 +134,9 @@ fn create(
     if purpose == Purpose::Service {
         bundle.give_stdio(&stdio)?;
     }
-    let (engine, mut confinement) = bundle.for_engine(bundle.process()?.clone(), channel, init, notified)?;
+    let filters = bundle.compile_filters()?;
+    let (engine, mut confinement) =
+        bundle.for_engine(bundle.process()?.clone(), channel, filters.clone(), init, notified)?;
     confinement.die_with_parent = purpose == Purpose::OneShot;
     confinement.listeners = listeners;
     let console = write_engine_bundle(run, &engine, bundle.terminal())?;
@@ -143,7 +148,12 @@ fn create(
     let mut container = build(bundle, run, &states, stdio, &console, confinement)?;
     let pid = container.pid().map_or(0, nix::unistd::Pid::as_raw);
     let failed = |error| Error::Io { doing: "wait for the word to start", source: error };
-    let word = report_created(channel, pid, unenforced, console)
+    let kept = match purpose {
+        Purpose::Service => keep_filters(&states.join(bundle.id()), &filters),
+        Purpose::OneShot => Ok(()),
+    };
+    let word = kept
+        .and_then(|()| report_created(channel, pid, unenforced, console))
         .and_then(|()| channel.receive::<Go>().map_err(failed));
     match word {
         Ok(Some(_)) => container.start().map_err(|error| container_error("start the container", &error)),
@@ -155,6 +165,15 @@ fn create(
             other.map(drop)
         }
     }
+}
+
+/// For whoever enters the container later.
+fn keep_filters(state: &Path, filters: &[Filter]) -> Result<(), Error> {
+    if filters.is_empty() {
+        return Ok(());
+    }
+    seccomp::kept::write(&state.join(FILTERS), filters)
+        .map_err(|error| Error::Io { doing: "keep the container's seccomp filters", source: error })
 }
 
 /// A duplicate whose number none of the program's listeners gets.
@@ -193,7 +212,8 @@ fn enter(
     copy_state(run, &bundle.id())?;
     bundle.go_inside(run)?;
     let terminal = process.terminal().unwrap_or(false);
-    let (engine, confinement) = bundle.for_engine(process, channel, false, false)?;
+    let filters = bundle.kept_filters(run)?;
+    let (engine, confinement) = bundle.for_engine(process, channel, filters, false, false)?;
     let console = write_engine_bundle(run, &engine, terminal)?;
     let process_file = run.join(ENGINE).join("process.json");
     let text = serde_json::to_vec(engine.process()).map_err(io::Error::from);
@@ -244,13 +264,31 @@ struct Bundle {
     cgroup: PathBuf,
     /// Whether this process is in that cgroup.
     inside: bool,
+    /// All but the profile.
     spec: Spec,
+    /// What may be called in the container.
+    profile: Option<LinuxSeccomp>,
 }
 
 impl Bundle {
     fn read(folder: PathBuf, cgroup: PathBuf, inside: bool) -> Result<Self, Error> {
-        let spec = read_spec(&folder)?;
-        Ok(Self { folder, cgroup, inside, spec })
+        let mut spec = read_spec(&folder)?;
+        let linux = spec.linux_mut().as_mut();
+        let profile = linux.and_then(|linux| std::mem::take(linux.seccomp_mut()));
+        Ok(Self { folder, cgroup, inside, spec, profile })
+    }
+
+    /// What each process of the container loads.
+    fn compile_filters(&self) -> Result<Vec<Filter>, Error> {
+        let Some(profile) = &self.profile else { return Ok(Vec::new()) };
+        Ok(vec![steering::guard::filter()?, Filter::compile(profile)?])
+    }
+
+    /// Those that the container's first process has loaded.
+    fn kept_filters(&self, run: &Path) -> Result<Vec<Filter>, Error> {
+        let kept = seccomp::kept::read(&run.join(CONTAINERS).join(self.id()).join(FILTERS))
+            .map_err(|error| Error::Io { doing: "read the container's seccomp filters", source: error })?;
+        kept.map_or_else(|| self.compile_filters(), Ok)
     }
 
     fn process(&self) -> Result<&Process, Error> {
@@ -413,23 +451,20 @@ impl Bundle {
         &self,
         mut process: Process,
         channel: &Channel,
+        filters: Vec<Filter>,
         init: bool,
         notified: bool,
     ) -> Result<(Spec, Confinement), Error> {
         let mut spec = self.spec.clone();
-        let mut filter = None;
         if let Some(linux) = spec.linux_mut().as_mut() {
-            if let Some(profile) = linux.seccomp() {
-                filter = Some(Filter::compile(profile)?);
-            }
-            linux.set_seccomp(None).set_resources(None).set_cgroups_path(Some(self.cgroup.clone()));
+            linux.set_resources(None).set_cgroups_path(Some(self.cgroup.clone()));
         }
         if let Some(root) = spec.root_mut().as_mut() {
             let path = self.folder.join(root.path());
             root.set_path(path);
         }
         let mut capabilities = None;
-        if (filter.is_some() || notified) && process.no_new_privileges() != Some(true) {
+        if (!filters.is_empty() || notified) && process.no_new_privileges() != Some(true) {
             capabilities = process.capabilities().clone();
             if let Some(mut kept) = capabilities.clone() {
                 let with_admin = |set: &Option<oci_spec::runtime::Capabilities>| {
@@ -452,7 +487,7 @@ impl Bundle {
         let (die_with_parent, listeners) = (false, Vec::new());
         let confinement = Confinement {
             notified,
-            filter,
+            filters,
             capabilities,
             init,
             die_with_parent,
@@ -503,7 +538,7 @@ fn copy_state(run: &Path, id: &str) -> Result<(), Error> {
     fs_err::create_dir_all(&copy).map_err(failed)?;
     for entry in fs_err::read_dir(run.join(CONTAINERS).join(id)).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        if entry.file_type().map_err(failed)?.is_file() {
+        if entry.file_name() != FILTERS && entry.file_type().map_err(failed)?.is_file() {
             let content = fs_err::read(entry.path()).map_err(failed)?;
             fs_err::write(copy.join(entry.file_name()), content).map_err(failed)?;
         }

@@ -1,26 +1,20 @@
 //! The process that a command in a running container becomes: as confined as the service itself.
 //! It only builds the description; [`crate::create`] makes the process of it.
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::Process;
 
-use crate::error::Error;
-
-/// The service's own process with other arguments: its user, groups, environment, folder, capabilities and limits.
+/// `own`, the service's process, with other arguments: its user, groups, environment, folder, capabilities and limits.
 /// `environment` entries win over the service's.
-///
-/// # Errors
-/// [`Error::Definition`] when the bundle describes no process.
 pub(crate) fn process_like_the_service(
-    spec: &Spec,
+    own: Process,
     arguments: Vec<String>,
     environment: &[String],
-) -> Result<Process, Error> {
-    let mut process =
-        spec.process().clone().ok_or_else(|| Error::Definition { reason: "it has no process".to_owned() })?;
+) -> Process {
+    let mut process = own;
     let key = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
     let mut merged = process.env().clone().unwrap_or_default();
     merged.retain(|entry| !environment.iter().any(|wins| key(wins) == key(entry)));
     merged.extend(environment.iter().cloned());
     process.set_args(Some(arguments)).set_env(Some(merged)).set_terminal(Some(false));
-    Ok(process)
+    process
 }

@@ -52,8 +52,8 @@ pub fn exec(request: &Request) -> Result<i32, Error> {
         return Err(not_running());
     }
     let bundle = request.folders.generation(status.record.generation);
-    let spec = container::read_spec(&bundle)?;
-    let mut process = process_like_the_service(&spec, request.arguments.clone(), &request.environment)?;
+    let process = container::read_process(&bundle)?;
+    let mut process = process_like_the_service(process, request.arguments.clone(), &request.environment);
     if let Some(user) = &request.user {
         let built = UserBuilder::default()
             .uid(user.uid)

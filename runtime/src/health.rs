@@ -288,8 +288,8 @@ impl Prober {
 
     /// The check runs as confined as the service: its user, its capabilities, its filter.
     fn enter(&self, arguments: Vec<String>) -> Result<Making, crate::Error> {
-        let spec = crate::container::read_spec(&self.bundle)?;
-        let process = enter::process_like_the_service(&spec, arguments, &[])?;
+        let process = crate::container::read_process(&self.bundle)?;
+        let process = enter::process_like_the_service(process, arguments, &[]);
         let null = std::fs::OpenOptions::new()
             .read(true)
             .write(true)

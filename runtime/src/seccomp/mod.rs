@@ -25,6 +25,7 @@
 //! - A call convention that the profile does not list ends the calling thread, as libseccomp's "bad architecture" does.
 
 mod abi;
+pub(crate) mod kept;
 mod program;
 mod rules;
 #[cfg(test)]

@@ -27,7 +27,7 @@ const ARCHITECTURE_AT: u32 = 4;
 const ARGUMENTS_AT: u32 = 16;
 
 /// The longest program the kernel takes (`BPF_MAXINSNS`).
-const LENGTH_MAX: usize = 4096;
+pub(super) const LENGTH_MAX: usize = 4096;
 
 const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
 const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;

@@ -5,8 +5,6 @@
 //!
 //! A container without a profile is not kept from anything.
 
-use std::io;
-
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArgBuilder, LinuxSeccompBuilder,
@@ -14,6 +12,7 @@ use oci_spec::runtime::{
 };
 
 use super::{UID_FIRST, UID_MASK};
+use crate::error::Error;
 use crate::seccomp::Filter;
 
 /// The calls by which a socket gets a uid, or a process whose sockets then have it, and which of their arguments are one. Those
@@ -46,13 +45,13 @@ pub(crate) fn is_kept(uid: u32) -> bool {
     uid & UID_MASK == UID_FIRST
 }
 
-/// Puts the filter on this thread, and on all it starts from now on. The thread needs `no_new_privs` or `CAP_SYS_ADMIN`.
+/// The filter, ready to be loaded beside that of the container's profile.
 ///
 /// # Errors
-/// As [`crate::os::seccomp_load`].
-pub(crate) fn load() -> io::Result<()> {
-    let profile = profile().map_err(io::Error::other)?;
-    Filter::compile(&profile).map_err(io::Error::other)?.load()
+/// None but of a mistake in this file.
+pub(crate) fn filter() -> Result<Filter, Error> {
+    let profile = profile().map_err(|error| Error::Seccomp { reason: error.to_string() })?;
+    Filter::compile(&profile)
 }
 
 fn profile() -> Result<LinuxSeccomp, OciSpecError> {
