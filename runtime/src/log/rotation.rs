@@ -27,6 +27,10 @@ impl Default for Rotation {
     }
 }
 
+/// So many names in a row may be free although there are files behind them: one while a rotation is under way, and another where
+/// the one before was cut short.
+const MISSING_MAX: u32 = 2;
+
 /// The file that came so many before the one at `path`.
 pub(super) fn older(path: &Path, age: u32) -> PathBuf {
     if age == 0 {
@@ -64,8 +68,21 @@ pub(super) fn rotate(path: &Path, files_max: u32) -> io::Result<()> {
 
 /// The files of an output that exist, the newest first, each with its inode.
 ///
-/// They are opened in this order so that a rotation meanwhile shows a file twice, which is noticed, and never hides one.
+/// They are opened in this order so that one rotation meanwhile shows a file twice, which is noticed, and never hides one. By
+/// more of them newer files come to names that were looked at already; then it is done again.
 pub(super) fn files(path: &Path) -> io::Result<Vec<(u64, File)>> {
+    loop {
+        let files = files_in_passing(path)?;
+        let newest = (0..=MISSING_MAX).find_map(|age| std::fs::metadata(older(path, age)).ok());
+        // A number that a file has which is open is no other file's.
+        if files.first().map(|(inode, _)| *inode) == newest.map(|file| file.ino()) {
+            return Ok(files);
+        }
+    }
+}
+
+/// The same, unless there is more than one rotation meanwhile.
+fn files_in_passing(path: &Path) -> io::Result<Vec<(u64, File)>> {
     let mut files: Vec<(u64, File)> = Vec::new();
     let mut missing = 0;
     for age in 0.. {
@@ -78,7 +95,7 @@ pub(super) fn files(path: &Path) -> io::Result<Vec<(u64, File)>> {
                 }
             }
             // One is missing while a rotation is under way.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && missing < 2 => missing += 1,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && missing < MISSING_MAX => missing += 1,
             Err(error) if error.kind() == io::ErrorKind::NotFound => break,
             Err(error) => return Err(error),
         }
@@ -126,5 +143,34 @@ mod tests {
         assert!(!path.exists());
         let files = files(&path).expect("files");
         assert_eq!(files.len(), 4);
+    }
+
+    #[test]
+    fn files_that_move_meanwhile_keep_their_order_and_none_is_missing() {
+        const ROTATIONS: u32 = 2000;
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("7.log");
+        let put = |number: u32| {
+            let staged = folder.path().join("staged");
+            std::fs::write(&staged, number.to_string()).expect("write");
+            std::fs::rename(&staged, &path).expect("rename");
+        };
+        put(0);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for number in 1..=ROTATIONS {
+                    rotate(&path, 8).expect("rotate");
+                    put(number);
+                }
+            });
+            while !writer.is_finished() {
+                let files = files(&path).expect("files");
+                let number = |(_, file): &(u64, File)| {
+                    std::io::read_to_string(file).expect("read").parse::<u32>().expect("a number")
+                };
+                let numbers: Vec<u32> = files.iter().map(number).collect();
+                assert!(numbers.windows(2).all(|pair| pair[0] == pair[1] + 1), "{numbers:?}");
+            }
+        });
     }
 }
