@@ -14,9 +14,13 @@ use crate::layout::Layout;
 use crate::listing::{ListedService, Service, Services, VERSION, health_text};
 use crate::print::amount::span;
 use crate::print::{self, table::table};
+use crate::service_name::ServiceName;
 
 const HEADER: [&str; 8] =
     ["SERVICE", "RELEASE", "STATE", "HEALTH", "UPTIME", "RESTARTS", "PORTS", "GENERATION"];
+
+/// So many services make up for the start of a thread.
+const THREADS_FROM: usize = 64;
 
 /// Lists the services.
 ///
@@ -27,10 +31,9 @@ pub(crate) fn ps(layout: &Layout, arguments: &Ps) -> Result<Exit, Error> {
     let names = services(layout)?;
     let mut listed = Vec::new();
     let mut failed = 0;
-    for name in &names {
-        let folders = layout.service(name);
-        match status::look(&folders) {
-            Ok(Some(status)) => listed.push(Service::of(&status, is_enabled(&folders), now_ms)),
+    for looked in look_at(layout, &names, now_ms) {
+        match looked {
+            Ok(Some(service)) => listed.push(service),
             // A first start that is under way.
             Ok(None) => {}
             Err(error) => {
@@ -61,6 +64,30 @@ pub(crate) fn ps(layout: &Layout, arguments: &Ps) -> Result<Exit, Error> {
         print::data(&table(&HEADER, listed.iter().map(row).collect()))?;
     }
     if failed > 0 { Err(Error::Some { failed, asked: names.len() }) } else { Ok(Exit::Done) }
+}
+
+/// Looks at each, in their order. It is the kernel that takes the time, with each service's files by themselves: where there are
+/// many, two threads wait for it.
+fn look_at(
+    layout: &Layout,
+    names: &[ServiceName],
+    now_ms: u64,
+) -> Vec<Result<Option<Service>, runtime::Error>> {
+    let look = |name: &ServiceName| {
+        let folders = layout.service(name);
+        let status = status::look(&folders)?;
+        Ok(status.map(|status| Service::of(&status, is_enabled(&folders), now_ms)))
+    };
+    if names.len() < THREADS_FROM {
+        return names.iter().map(look).collect();
+    }
+    let (first, second) = names.split_at(names.len() / 2);
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| second.iter().map(look).collect::<Vec<_>>());
+        let mut looked: Vec<_> = first.iter().map(look).collect();
+        looked.extend(second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        looked
+    })
 }
 
 fn row(service: &Service) -> Vec<String> {
