@@ -211,21 +211,20 @@ impl Unpacked {
 }
 
 /// Writes a bundle: everything slow and fallible about starting a container happens here. When it fails, nothing that
-/// it made is left.
+/// it made is left. `view` is the image's file system ([`Unpacked::view`]), which takes some time to make and which whoever asks
+/// has mostly looked at already.
 ///
 /// # Errors
 /// For the image: [`Error::NothingToRun`], [`Error::NoEntrypoint`], [`Error::NotExecutable`],
 /// [`Error::NoInterpreter`], [`Error::NoUser`], [`Error::WorkingDirectory`], [`Error::NotAFolder`],
 /// [`Error::NulByte`], [`Error::Document`]. For the request: [`Error::Mount`], [`Error::NoMountSource`],
-/// [`Error::UnknownCapability`], [`Error::SeccompProfile`], [`Error::BundleExists`]. Else those of
-/// [`RootView::open`], and [`Error::Io`].
-pub fn prepare(request: &BundleRequest) -> Result<Bundle> {
+/// [`Error::UnknownCapability`], [`Error::SeccompProfile`], [`Error::BundleExists`]. Else [`Error::Io`].
+pub fn prepare(request: &BundleRequest, view: &RootView) -> Result<Bundle> {
     let config = ImageConfig::read(&request.image.name, &request.image.configuration)?;
-    let view = request.image.view()?;
     let user = request.user.as_deref().filter(|user| !user.is_empty()).or(config.user.as_deref());
-    let account = account::resolve(&view, user)?;
+    let account = account::resolve(view, user)?;
     let mounts = mounts::Mounts::of(request)?;
-    let process = process::describe(request, &config, &view, &account, &mounts)?;
+    let process = process::describe(request, &config, view, &account, &mounts)?;
     let arguments = process.args().clone().unwrap_or_default();
     let working_directory = process.cwd().clone();
     let annotations = request.annotations.iter().map(|(key, value)| (key.clone(), value.clone()));
@@ -243,8 +242,8 @@ pub fn prepare(request: &BundleRequest) -> Result<Bundle> {
     spec.set_hostname(None);
 
     let made = Made::begin(&request.folder)?;
-    made.fill(&request.image, &view)?;
-    workplace::make(&request.folder, &request.image, &view, &working_directory, &mounts)?;
+    made.fill(&request.image, view)?;
+    workplace::make(&request.folder, &request.image, view, &working_directory, &mounts)?;
     let mut value = serde_json::to_value(&spec).map_err(|error| failed(&request.folder, error.into()))?;
     sort_capabilities(&mut value);
     made.write(&value, request.fleeting)?;

@@ -183,7 +183,7 @@ impl Hooked<'_> {
     ) -> Result<End, Error> {
         crash_point::here();
         let one_shot = OneShot::take(self.layout, None, &self.release.image_id)?;
-        bundle::prepare(&self.describe(command, &one_shot)?)?;
+        self.prepare(command, &one_shot)?;
         let request = hook::Request {
             bundle: one_shot.bundle(),
             run_folder: one_shot.run_folder(),
@@ -200,20 +200,22 @@ impl Hooked<'_> {
         Ok(ended?)
     }
 
-    fn describe(&self, command: &[String], one_shot: &OneShot) -> Result<BundleRequest, Error> {
+    fn prepare(&self, command: &[String], one_shot: &OneShot) -> Result<(), Error> {
         let Self { layout, service, release, said, wishes, .. } = self;
         let (facts, view, volumes) = (release.image.facts()?, release.image.view()?, said.volumes(wishes));
         let account = account::resolve(&view, said.both.user.as_deref().or(facts.user.as_deref()))?;
         let own = OwnFolders::of(layout, service, &view, &facts, (&said.own, &said.listed), &volumes)?;
         own.make_missing(&view, &account)?;
         let configuration = generation::configuration(&self.folder());
-        Ok(BundleRequest {
+        let request = BundleRequest {
             arguments: Some(command.to_vec()),
             // The command is the whole of it, whatever the image begins with.
             entrypoint: Some(Vec::new()),
             mounts: [own.for_generation(&configuration), binds_of(&volumes)].concat(),
             ..one_shot_request(release.image.clone(), one_shot, said, wishes)?
-        })
+        };
+        bundle::prepare(&request, &view)?;
+        Ok(())
     }
 }
 

@@ -114,14 +114,15 @@ pub(crate) fn generation(
     crash_point::here();
     let id = Layout::container_id(service, candidate.number());
     let host = folders.host_files();
-    bundle::prepare(&BundleRequest {
+    let request = BundleRequest {
         arguments: said.both.command.clone(),
         entrypoint: said.both.entrypoint.clone(),
         mounts: [own.for_generation(&candidate.configuration()), binds_of(&volumes)].concat(),
         annotations: annotations(said, wishes, [(ANNOTATION, definition.to_annotation())]),
         limits,
         ..request(image.clone(), &candidate.folder(), layout.cgroup(&id), &host, said, wishes)?
-    })?;
+    };
+    bundle::prepare(&request, &view)?;
     Ok(candidate)
 }
 

@@ -77,7 +77,7 @@ impl Image {
 
     /// Prepares, and checks that a failure left nothing.
     pub(crate) fn prepare(&self, request: &BundleRequest) -> Result<Bundle, Error> {
-        let prepared = bundle::prepare(request);
+        let prepared = request.image.view().and_then(|view| bundle::prepare(request, &view));
         assert_eq!(prepared.is_ok(), self.bundle().exists());
         prepared
     }

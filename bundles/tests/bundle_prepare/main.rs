@@ -59,7 +59,8 @@ fn a_whole_configuration() {
 fn the_folder_is_laid_out() {
     let image = Image::new();
     fs::create_dir_all(image.bundle().join("conf")).unwrap();
-    bundle::prepare(&image.request()).unwrap();
+    let request = image.request();
+    bundle::prepare(&request, &request.image.view().unwrap()).unwrap();
     let mut names: Vec<_> = fs::read_dir(image.bundle())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -136,7 +137,9 @@ fn an_existing_bundle_is_not_touched() {
     let image = Image::new();
     image.prepare(&image.request()).unwrap();
     let before = fs::read(image.bundle().join("config.json")).unwrap();
-    assert!(matches!(bundle::prepare(&image.request()), Err(Error::BundleExists { .. })));
+    let request = image.request();
+    let again = bundle::prepare(&request, &request.image.view().unwrap());
+    assert!(matches!(again, Err(Error::BundleExists { .. })));
     assert_eq!(fs::read(image.bundle().join("config.json")).unwrap(), before);
     assert!(image.bundle().join("lower/1").exists());
 }

@@ -4,6 +4,7 @@
 use bundles::account;
 use bundles::bundle::{self, BundleRequest};
 use bundles::reference::Reference;
+use bundles::rootfs::RootView;
 use bundles::store::Store;
 use runtime::foreground;
 
@@ -39,8 +40,7 @@ pub(crate) fn run(layout: &Layout, arguments: Run) -> Result<Exit, Error> {
     };
     let one_shot = OneShot::take(layout, arguments.name.as_ref(), &release.image_id)?;
     drop(held);
-    let request = describe(layout, &arguments, &release, service.as_ref(), &said, &one_shot)?;
-    bundle::prepare(&request)?;
+    prepare(layout, &arguments, &release, service.as_ref(), &said, &one_shot)?;
     let status = foreground::run(&foreground::Request {
         bundle: one_shot.bundle(),
         run_folder: one_shot.run_folder(),
@@ -50,18 +50,19 @@ pub(crate) fn run(layout: &Layout, arguments: Run) -> Result<Exit, Error> {
     Ok(Exit::of_command(status))
 }
 
-fn describe(
+fn prepare(
     layout: &Layout,
     arguments: &Run,
     release: &Release,
     service: Option<&ServiceName>,
     said: &Said,
     one_shot: &OneShot,
-) -> Result<BundleRequest, Error> {
+) -> Result<(), Error> {
     let wishes = Wishes::from(arguments.more.clone());
     let volumes = said.volumes(&wishes);
+    let view = release.image.view()?;
     let mut binds = match service {
-        Some(service) => own_binds(layout, service, release, said, &volumes)?,
+        Some(service) => own_binds(layout, service, release, &view, said, &volumes)?,
         None => Vec::new(),
     };
     binds.extend(binds_of(&volumes));
@@ -71,7 +72,7 @@ fn describe(
         true => Vec::new(),
         false => vec![program.clone()],
     });
-    Ok(BundleRequest {
+    let request = BundleRequest {
         arguments: if arguments.command.is_empty() { None } else { Some(arguments.command.clone()) },
         entrypoint,
         user,
@@ -79,7 +80,9 @@ fn describe(
         mounts: binds,
         terminal: arguments.session.tty,
         ..one_shot_request(release.image.clone(), one_shot, said, &wishes)?
-    })
+    };
+    bundle::prepare(&request, &view)?;
+    Ok(())
 }
 
 /// The service's own folders, the configuration itself among them.
@@ -87,14 +90,14 @@ fn own_binds(
     layout: &Layout,
     service: &ServiceName,
     release: &Release,
+    view: &RootView,
     said: &Said,
     volumes: &[crate::mounts::Volume],
 ) -> Result<Vec<bundle::Mount>, Error> {
     let facts = release.image.facts()?;
-    let view = release.image.view()?;
-    let account = account::resolve(&view, said.both.user.as_deref().or(facts.user.as_deref()))?;
-    let own = OwnFolders::of(layout, service, &view, &facts, (&said.own, &said.listed), volumes)?;
-    own.make_missing(&view, &account)?;
+    let account = account::resolve(view, said.both.user.as_deref().or(facts.user.as_deref()))?;
+    let own = OwnFolders::of(layout, service, view, &facts, (&said.own, &said.listed), volumes)?;
+    own.make_missing(view, &account)?;
     if let Some(configuration) = own.configuration()
         && is_empty(&configuration.host)?
     {

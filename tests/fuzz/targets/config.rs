@@ -41,7 +41,7 @@ fuzz_target!(
         let source = place.path("canary/etc/passwd");
         let mount = |to: String| Mount { source: source.clone(), destination: to.into(), read_only: true };
         request.mounts = destinations.map(mount).collect();
-        match bundle::prepare(&request) {
+        match request.image.view().and_then(|view| bundle::prepare(&request, &view)) {
             Ok(_) => check(&fs::read(new.join("bundle/config.json")).unwrap(), &request),
             Err(error) => {
                 assert_not_outside(&error);
