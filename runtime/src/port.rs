@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::folders::ServiceFolders;
 use crate::lock::Lock;
 use crate::record::Record;
+use crate::steering::sockets;
 
 /// A process that listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,8 +128,16 @@ fn cgroup_of(process: &Process) -> Option<PathBuf> {
     cgroups.into_iter().find(|it| it.hierarchy == 0).map(|it| PathBuf::from(it.pathname))
 }
 
-/// The inodes of the sockets that listen on a port.
+/// The inodes of the sockets that listen on a port. The kernel is asked for those alone (sock_diag(7)): its tables in /proc
+/// have every connection of the host, and are read where it has no such answer.
 fn listening_sockets(port: u16) -> ProcResult<Vec<u64>> {
+    match sockets::listeners(port) {
+        Ok(found) => Ok(found.into_iter().map(|socket| socket.inode).collect()),
+        Err(_) => listening_sockets_by_table(port),
+    }
+}
+
+fn listening_sockets_by_table(port: u16) -> ProcResult<Vec<u64>> {
     let entries = procfs::net::tcp()?.into_iter().chain(without_ipv6(procfs::net::tcp6())?);
     let listening = |it: &TcpNetEntry| it.state == TcpState::Listen && it.local_address.port() == port;
     Ok(entries.filter(listening).map(|it| it.inode).collect())
@@ -160,6 +169,18 @@ mod tests {
             assert_eq!(found.pid, Some(own), "{address}");
             let comm = std::fs::read_to_string("/proc/self/comm").expect("its name");
             assert_eq!(found.to_string(), format!("{} (process {own})", comm.trim_end()));
+        }
+    }
+
+    #[test]
+    fn the_kernel_and_its_tables_name_the_same_sockets() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let socket = TcpListener::bind(address).expect("a listener");
+            let port = socket.local_addr().expect("its address").port();
+            let asked: Vec<u64> =
+                sockets::listeners(port).expect("asked").into_iter().map(|socket| socket.inode).collect();
+            assert_eq!(asked.len(), 1, "{address}");
+            assert_eq!(asked, listening_sockets_by_table(port).expect("read"), "{address}");
         }
     }
 
