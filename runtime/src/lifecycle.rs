@@ -24,6 +24,9 @@ use crate::record::{self, Health, State, Wanted};
 
 /// While a service starts it is probed this often, milliseconds, if its interval is not shorter still.
 const START_PROBE_INTERVAL_MS: u64 = 100;
+/// The first failed probe of a start is followed so soon, milliseconds, and each further one after twice the time, until it is
+/// [`START_PROBE_INTERVAL_MS`]: most programs listen soon after the first probe has been refused.
+const FIRST_PROBE_INTERVAL_MS: u64 = 10;
 /// The same for a probe that costs a process each time.
 const START_COMMAND_INTERVAL_MS: u64 = 1000;
 
@@ -54,6 +57,8 @@ pub(crate) struct Life {
     /// So many probes must succeed in a row until it is healthy: of several workers each may be ready at a time of its own.
     proofs: u32,
     probe_successes: u32,
+    /// Probes that failed while it started, of this start.
+    start_failures: u32,
     probe_failures: u32,
     last_probe: Option<String>,
     failures_in_a_row: u32,
@@ -187,6 +192,7 @@ impl Life {
             unhealthy: false,
             proofs: 1,
             probe_successes: 0,
+            start_failures: 0,
             probe_failures: 0,
             last_probe: None,
             failures_in_a_row: 0,
@@ -341,6 +347,7 @@ impl Life {
         self.phase = Phase::Creating;
         self.out_of_memory = None;
         self.probe_failures = 0;
+        self.start_failures = 0;
         self.probe_successes = 0;
         self.last_probe = None;
         self.unhealthy = false;
@@ -350,7 +357,7 @@ impl Life {
     fn probed_while_starting(&mut self, result: Result<(), String>, now: Millis) -> Vec<Action> {
         self.probe_successes = if result.is_ok() { self.probe_successes + 1 } else { 0 };
         match result {
-            Ok(()) if self.probe_successes < self.proofs => vec![self.probe_soon()],
+            Ok(()) if self.probe_successes < self.proofs => vec![self.probe_soon(START_PROBE_INTERVAL_MS)],
             Ok(()) => {
                 self.phase = Phase::Running { since: now };
                 self.proven = !self.trial;
@@ -362,14 +369,17 @@ impl Life {
             }
             Err(reason) => {
                 self.last_probe = Some(reason);
-                vec![self.probe_soon()]
+                let wait_ms = FIRST_PROBE_INTERVAL_MS << self.start_failures.min(4);
+                self.start_failures = self.start_failures.saturating_add(1);
+                vec![self.probe_soon(wait_ms.min(START_PROBE_INTERVAL_MS))]
             }
         }
     }
 
-    fn probe_soon(&self) -> Action {
+    /// The next probe of a start, in `wait_ms` if it costs little.
+    fn probe_soon(&self, wait_ms: u64) -> Action {
         let costly = matches!(self.rules.health.probe, Probe::Command { .. });
-        let often = if costly { START_COMMAND_INTERVAL_MS } else { START_PROBE_INTERVAL_MS };
+        let often = if costly { START_COMMAND_INTERVAL_MS } else { wait_ms };
         Action::Probe(often.min(self.rules.health.interval_ms))
     }
 

@@ -333,3 +333,46 @@ fn one_that_has_clients_on_trial_is_probed_more_often_and_one_failed_probe_is_to
     let (life, _) = on_trial(&[&watched[..], &[Event::Watch { closely: false }, ill]].concat());
     assert_eq!((life.state(), life.health()), (State::Running, Health::Healthy));
 }
+
+/// How long each of these probes of a start is waited after.
+fn waits(mut life: Life, results: &[Result<(), String>]) -> Vec<u64> {
+    for event in [Event::Start, Event::Created, Event::Executed] {
+        (life, _) = life.step(event, 0);
+    }
+    let mut waits = Vec::new();
+    for result in results {
+        let actions;
+        (life, actions) = life.step(Event::Probed(result.clone()), 1);
+        waits.extend(actions.iter().filter_map(|action| match action {
+            Action::Probe(after_ms) => Some(*after_ms),
+            _ => None,
+        }));
+    }
+    waits
+}
+
+#[test]
+fn a_start_is_probed_at_shorter_intervals_at_first() {
+    let refused = || Err("refused".to_owned());
+    let refusals: Vec<_> = std::iter::repeat_with(refused).take(6).collect();
+    assert_eq!(waits(Life::new(rules()), &refusals), [10, 20, 40, 80, 100, 100]);
+    let mut short = rules();
+    short.health.interval_ms = 30;
+    assert_eq!(waits(Life::new(short), &refusals), [10, 20, 30, 30, 30, 30]);
+    let mut costly = rules();
+    costly.health.probe = Probe::Command { arguments: vec!["true".into()] };
+    assert_eq!(waits(Life::new(costly), &refusals[..2]), [1000, 1000]);
+    // Each start begins anew.
+    let (mut life, _) = run(rules(), &healthy());
+    for event in crash().into_iter().take(4) {
+        (life, _) = life.step(event, 10_000);
+    }
+    assert_eq!(life.step(Event::Probed(refused()), 10_000).1, [Action::Probe(10)]);
+}
+
+#[test]
+fn probes_that_prove_a_candidate_lie_as_far_apart_as_ever() {
+    let trial = || Life::on_trial(rules(), None, 3);
+    assert_eq!(waits(trial(), &[Ok(()), Ok(())]), [100, 100]);
+    assert_eq!(waits(trial(), &[Err("refused".into()), Ok(()), Ok(())]), [10, 100, 100]);
+}
