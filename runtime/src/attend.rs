@@ -67,16 +67,23 @@ pub(crate) fn stay(
         rustix::process::PidfdFlags::empty(),
     )
     .map_err(|error| failed(error.into()))?;
-    if matches!(request, Request::Create { .. }) {
+    let is_new = matches!(request, Request::Create { .. });
+    if is_new {
         making.go()?;
     }
     until_ended(pid, master, ended.as_fd())?;
     let status = waitpid(pid, None).map_err(|error| failed(error.into()))?;
-    let _ = waitpid(making.helper, None);
-    while let Some(made) = making.next() {
-        if let Made::Failed(error) = made {
-            return Err(error);
-        }
+    // All that the throw-away process has to say is said before its mounts are taken down, for which the kernel waits long. In a
+    // cgroup that is going to be removed it must not be; otherwise it is left to whoever reaps orphans.
+    let failure = std::iter::from_fn(|| making.next()).find_map(|made| match made {
+        Made::Failed(error) => Some(error),
+        _ => None,
+    });
+    if is_new {
+        let _ = waitpid(making.helper, None);
+    }
+    if let Some(error) = failure {
+        return Err(error);
     }
     Ok(match status {
         WaitStatus::Exited(_, code) => code,
