@@ -33,20 +33,21 @@ usage() { echo "usage: scripts/bench $name [--runs N] [--small] [--json]" >&2; e
 # Several benches in a row share what `all` has prepared.
 begin() {
     if [ -n "${BENCH_WORK:-}" ]; then
-        work=$BENCH_WORK
+        work=$BENCH_WORK disk=$BENCH_WORK/disk
         trap 'end_services' EXIT
         rm -f "$work"/*.us "$work"/*.why
     else
-        need_packages buildah busybox-static ca-certificates conmon crun docker.io gcc jq libc6-dev mmdebstrap musl-tools \
-            netavark podman procps python3-minimal runc skopeo util-linux
+        need_packages buildah busybox-static ca-certificates conmon crun docker.io e2fsprogs gcc jq libc6-dev mmdebstrap \
+            mount musl-tools netavark podman procps python3-minimal runc skopeo util-linux
         [ ! -d /run/systemd/system ] || need_packages systemd-container
         need_opsrun
         make_work
         # The script's, whoever is called by it.
         export OPSRUN
+        mount_disk
         prepare_peers
     fi
-    export OPSRUN_ROOT="$work/opsrun"
+    export OPSRUN_ROOT="$disk/opsrun"
     name_podman
     view=
     [ ! -x "$work/view" ] || view=$work/view
@@ -57,19 +58,39 @@ clear_up() {
     end_services
     [ ! -e "$work/docker.pid" ] || stop_docker
     podman_ runc rm --all --force --volumes > /dev/null 2>&1 || true
-    umount "$work/podman/overlay" "$work/docker-run/netns/default" 2> /dev/null || true
+    umount "$disk/podman/overlay" "$work/run/docker/netns/default" 2> /dev/null || true
+    umount "$disk/opsrun/run" "$work/run" "$disk" || true
 }
 
 end_services() {
-    [ ! -d "$work/opsrun/var/lib/opsrun/services" ] || OPSRUN_ROOT=$work/opsrun "$OPSRUN" ps --quiet \
-        | OPSRUN_ROOT=$work/opsrun xargs -r -n 1 -P 4 "$OPSRUN" rm --force > /dev/null 2>&1 || true
+    [ ! -d "$disk/opsrun/var/lib/opsrun/services" ] || OPSRUN_ROOT=$disk/opsrun "$OPSRUN" ps --quiet \
+        | OPSRUN_ROOT=$disk/opsrun xargs -r -n 1 -P 4 "$OPSRUN" rm --force > /dev/null 2>&1 || true
+}
+
+# $disk, on which all of them keep their images and containers: a file system with a journal, as hosts have, from which nothing
+# was removed before. (ext4 without one looks at every inode that was removed within a minute when it makes a new one, so that
+# each tool would wait for what the others have left.) Its read-ahead is Linux's own, 128 KiB, whatever the disk below has, and
+# past it nothing is in memory. What is in /run on a host is in memory here as well.
+mount_disk() {
+    disk=$work/disk
+    truncate -s 4G "$work/disk.img"
+    mkfs.ext4 -q -N 200000 -E lazy_itable_init=0,lazy_journal_init=0 "$work/disk.img"
+    mkdir -p "$disk" "$work/run"
+    loop=$(losetup --find --show --direct-io=on "$work/disk.img")
+    blockdev --setra 256 "$loop"
+    mount "$loop" "$disk"
+    # It goes with the mount.
+    losetup --detach "$loop"
+    mount -t tmpfs tmpfs "$work/run"
+    mkdir -p "$disk/opsrun/run"
+    mount -t tmpfs tmpfs "$disk/opsrun/run"
 }
 
 # --- the peers ---
 
 prepare_peers() {
     archive=$(scripts/image busybox 1)
-    OPSRUN_ROOT=$work/opsrun "$OPSRUN" load "$archive" > /dev/null
+    OPSRUN_ROOT=$disk/opsrun "$OPSRUN" load "$archive" > /dev/null
     podman_ runc load --quiet --input "$archive" > /dev/null
     make_view
     make_bundle
@@ -89,10 +110,10 @@ END
 # A bundle for runc and crun: as opsrun writes it for the same image, with Docker's seccomp profile, and the root file
 # system a plain folder that is there already.
 make_bundle() {
-    mkdir -p "$work/bundle/rootfs" "$work/opsrun/etc/opsrun"
-    for layer in "$work"/opsrun/var/lib/opsrun/store/images/sha256/*/image.json; do
+    mkdir -p "$disk/bundle/rootfs" "$disk/opsrun/etc/opsrun"
+    for layer in "$disk"/opsrun/var/lib/opsrun/store/images/sha256/*/image.json; do
         for digest in $(jq -r '.layers[]' "$layer" | cut -d : -f 2); do
-            cp -a "$work/opsrun/var/lib/opsrun/store/layers/sha256/$digest/root/." "$work/bundle/rootfs/"
+            cp -a "$disk/opsrun/var/lib/opsrun/store/layers/sha256/$digest/root/." "$disk/bundle/rootfs/"
         done
     done
     opsrun_service model
@@ -100,20 +121,20 @@ make_bundle() {
     # Device rules are left out: to make them, crun 1.8 raises a limit that not every root may raise.
     jq 'del(.annotations, .linux.cgroupsPath, .linux.resources) | .process.args = ["/bin/true"]
         | .mounts |= map(select(.type != "bind"))' \
-        "$work/opsrun/var/lib/opsrun/services/model/generations/1/config.json" > "$work/bundle/config.json"
-    OPSRUN_ROOT=$work/opsrun "$OPSRUN" rm --force model > /dev/null
-    mkdir "$work/sleeping"
-    ln -s "$work/bundle/rootfs" "$work/sleeping/rootfs"
-    jq --arg root "$work/bundle/rootfs" '.process.args = ["/bin/sleep", "1000000"] | .root.path = $root' \
-        "$work/bundle/config.json" > "$work/sleeping/config.json"
+        "$disk/opsrun/var/lib/opsrun/services/model/generations/1/config.json" > "$disk/bundle/config.json"
+    OPSRUN_ROOT=$disk/opsrun "$OPSRUN" rm --force model > /dev/null
+    mkdir "$disk/sleeping"
+    ln -s "$disk/bundle/rootfs" "$disk/sleeping/rootfs"
+    jq --arg root "$disk/bundle/rootfs" '.process.args = ["/bin/sleep", "1000000"] | .root.path = $root' \
+        "$disk/bundle/config.json" > "$disk/sleeping/config.json"
 }
 
 # opsrun_service NAME [PORT]: the file of a service that sleeps, or that serves a page on a port and is asked for it each second.
 opsrun_service() {
-    mkdir -p "$work/opsrun/etc/opsrun" "$work/opsrun/opt/$1/conf"
-    cp "$work/bundle/rootfs/etc/busybox/busybox.conf" "$work/opsrun/opt/$1/conf/"
+    mkdir -p "$disk/opsrun/etc/opsrun" "$disk/opsrun/opt/$1/conf"
+    cp "$disk/bundle/rootfs/etc/busybox/busybox.conf" "$disk/opsrun/opt/$1/conf/"
     if [ -n "${2:-}" ]; then
-        cat > "$work/opsrun/etc/opsrun/$1.toml" << END
+        cat > "$disk/opsrun/etc/opsrun/$1.toml" << END
 image = "busybox"
 command = ["httpd", "-f", "-p", "127.0.0.1:$2", "-h", "/www"]
 ports = [$2]
@@ -121,7 +142,7 @@ health = { check = "http", path = "/", interval = "1s" }
 stop = { grace = "1s" }
 END
     else
-        cat > "$work/opsrun/etc/opsrun/$1.toml" << END
+        cat > "$disk/opsrun/etc/opsrun/$1.toml" << END
 image = "busybox"
 command = ["sleep", "1000000"]
 health = { check = "runs", runs_for = "1ms" }
@@ -131,12 +152,12 @@ END
 }
 
 start_service() {
-    OPSRUN_ROOT=$work/opsrun "$OPSRUN" start "$1" > "$work/log" 2>&1 || { cat "$work/log" >&2; die "opsrun start $1 failed"; }
+    OPSRUN_ROOT=$disk/opsrun "$OPSRUN" start "$1" > "$work/log" 2>&1 || { cat "$work/log" >&2; die "opsrun start $1 failed"; }
 }
 
 # $podman_words: with folders of its own.
 name_podman() {
-    podman_words="podman --root $work/podman --runroot $work/podman-run --storage-driver overlay --cgroup-manager cgroupfs"
+    podman_words="podman --root $disk/podman --runroot $work/run/podman --storage-driver overlay --cgroup-manager cgroupfs"
 }
 
 # Limits that even a root without CAP_SYS_RESOURCE may set; podman would raise them.
@@ -151,7 +172,7 @@ podman_limits="--network host --ulimit nofile=1000:1000 --ulimit nproc=1000:1000
 
 # A daemon of its own, with nothing of the host's: it changes no rules of the network, and has no socket of anybody's.
 start_docker() {
-    dockerd --data-root "$work/docker" --exec-root "$work/docker-run" --pidfile "$work/docker.pid" \
+    dockerd --data-root "$disk/docker" --exec-root "$work/run/docker" --pidfile "$work/docker.pid" \
         --host "unix://$work/docker.sock" --iptables=false --ip6tables=false --bridge=none > "$work/dockerd.log" 2>&1 &
     tries=0
     until docker_ version > /dev/null 2>&1; do
