@@ -51,6 +51,11 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::layout::{Layout, ROOT_VARIABLE};
 
+/// musl's own asks the kernel for memory, and gives it back, every now and then: 660 of the 3,500 system calls of a start.
+/// Processes that go on after a fork(2) without exec(2) had one thread, so that its lock is free then.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     runtime::lacking::pretend();
     if std::env::args_os().nth(1).is_some_and(|word| word == "self-test") {

@@ -15,7 +15,7 @@ use oci_spec::runtime::Process;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -159,23 +159,32 @@ impl Channel {
 
     /// Waits for a message; `None` at the end.
     pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-        let mut text = vec![0; MESSAGE_BYTES_MAX];
+        let Some(bytes) = self.awaits()? else { return Ok(None) };
+        let mut text = vec![0; bytes];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut attached = RecvAncillaryBuffer::new(&mut space);
-        let received = loop {
-            let mut into = [IoSliceMut::new(&mut text)];
-            match recvmsg(&self.socket, &mut into, &mut attached, RecvFlags::CMSG_CLOEXEC) {
+        recvmsg(&self.socket, &mut [IoSliceMut::new(&mut text)], &mut attached, RecvFlags::CMSG_CLOEXEC)?;
+        let descriptors = descriptors_of(&mut attached);
+        Ok(Some((serde_json::from_slice(&text)?, descriptors)))
+    }
+
+    /// Waits for a message, and how long it is; `None` at the end. Most are short, and memory that is as large as the longest
+    /// would have to be zeroed for each, and stay with the supervisor.
+    fn awaits(&self) -> io::Result<Option<usize>> {
+        loop {
+            // With MSG_TRUNC the length is that of the message, not of what there was room for (recv(2)).
+            match recv(&self.socket, &mut [0_u8; 0][..], RecvFlags::PEEK | RecvFlags::TRUNC) {
                 Err(rustix::io::Errno::INTR) => {}
                 // A peer that died with unread data in its queue: the same to us as its end.
                 Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-                other => break other?,
+                Ok((_, 0)) => return Ok(None),
+                Ok((_, bytes)) if bytes > MESSAGE_BYTES_MAX => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "a message is too long"));
+                }
+                Ok((_, bytes)) => return Ok(Some(bytes)),
+                Err(error) => return Err(error.into()),
             }
-        };
-        if received.bytes == 0 {
-            return Ok(None);
         }
-        let descriptors = descriptors_of(&mut attached);
-        Ok(Some((serde_json::from_slice(&text[..received.bytes])?, descriptors)))
     }
 }
 
