@@ -109,15 +109,6 @@ pub fn probe(folders: &ServiceFolders) -> Result<Result<(), String>, Error> {
     if let Probe::Runs { .. } = definition.health.probe {
         return Ok(Ok(()));
     }
-    let tries = definition.health.retries.max(1);
     let mut prober = Prober::new(definition.health, &bundle, &folders.run, Path::new(&process.cgroup));
-    let mut verdict = Ok(());
-    for _ in 0..tries {
-        let probed = prober.probe_and_wait();
-        verdict = probed.map_err(|error| Error::Io { doing: "probe the service", source: error })?;
-        if verdict.is_ok() {
-            break;
-        }
-    }
-    Ok(verdict)
+    prober.probe_and_wait().map_err(|error| Error::Io { doing: "probe the service", source: error })
 }
