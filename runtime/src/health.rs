@@ -30,9 +30,6 @@ const BEAT_FROM: Duration = Duration::from_secs(1);
 /// No beat is longer.
 const BEAT_MAX: Duration = Duration::from_secs(1);
 
-/// Whoever waits for a verdict has failed probes repeated after this time at the latest, in milliseconds.
-const AGAIN_AFTER_MAX_MS: u64 = 1000;
-
 /// How often it is looked who has got a probe's connection.
 const PROOF_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -209,21 +206,9 @@ impl Prober {
         }
     }
 
-    /// Probes until it is well, or has failed as often in a row as the health check says, and waits for the verdict: for a
-    /// process that has nothing else to wait for. No more than a second lies between two probes.
+    /// Probes once and waits for the verdict: for a process that has nothing else to wait for.
     pub(crate) fn probe_and_wait(&mut self) -> io::Result<Verdict> {
-        let mut verdict = self.probe_once_and_wait(0)?;
-        for _ in 1..self.check.retries {
-            if verdict.is_ok() {
-                break;
-            }
-            verdict = self.probe_once_and_wait(self.check.interval_ms.min(AGAIN_AFTER_MAX_MS))?;
-        }
-        Ok(verdict)
-    }
-
-    fn probe_once_and_wait(&mut self, after_ms: u64) -> io::Result<Verdict> {
-        self.probe_after(after_ms, Instant::now());
+        self.probe_after(0, Instant::now());
         loop {
             let now = Instant::now();
             let child = match self.attempt {
@@ -576,11 +561,8 @@ mod tests {
     }
 
     fn verdict_of(probe: Probe) -> Verdict {
-        verdict_within(probe, 1)
-    }
-
-    fn verdict_within(probe: Probe, retries: u32) -> Verdict {
-        let check = HealthCheck { probe, interval_ms: 200, timeout_ms: 300, retries, start_timeout_ms: 1000 };
+        let check =
+            HealthCheck { probe, interval_ms: 1000, timeout_ms: 300, retries: 1, start_timeout_ms: 1000 };
         let nowhere = Path::new("/nowhere");
         Prober::new(check, nowhere, nowhere, nowhere).probe_and_wait().expect("poll")
     }
@@ -606,25 +588,5 @@ mod tests {
         let probe = Probe::Http { address: "127.0.0.1".into(), port, path: "/".into() };
         let late = verdict_of(probe).expect_err("late");
         assert_eq!(late, format!("http://127.0.0.1:{port}/: no answer within 0.3 s"));
-    }
-
-    #[test]
-    fn a_server_that_needs_a_moment_more_is_well_unless_one_probe_is_to_do() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
-        let port = listener.local_addr().expect("address").port();
-        std::thread::spawn(move || {
-            let mut ready_at = None;
-            for connection in listener.incoming() {
-                use std::io::{Read, Write};
-                let mut connection = connection.expect("connection");
-                let _ = connection.read(&mut [0; 1024]);
-                let ready_at = *ready_at.get_or_insert(Instant::now() + Duration::from_millis(300));
-                let status = if Instant::now() < ready_at { "503 Not Yet" } else { "200 OK" };
-                let _ = write!(connection, "HTTP/1.1 {status}\r\n\r\n");
-            }
-        });
-        let probe = Probe::Http { address: "127.0.0.1".into(), port, path: "/".into() };
-        assert_eq!(verdict_of(probe.clone()), Err("answered 503 Not Yet".to_owned()));
-        assert_eq!(verdict_within(probe, 3), Ok(()));
     }
 }

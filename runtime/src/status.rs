@@ -4,15 +4,19 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use crate::container;
-use crate::definition::{Definition, Probe};
+use crate::definition::{Definition, HealthCheck, Probe};
 use crate::error::Error;
 use crate::folders::ServiceFolders;
 use crate::health::Prober;
 use crate::history::History;
 use crate::lock::Lock;
-use crate::record::{Process, Record, State, Wanted};
+use crate::record::{Record, State, Wanted};
+
+/// Between two looks whether a service is well after all.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A service as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,19 +100,47 @@ pub fn definition(folders: &ServiceFolders, record: &Record) -> Result<Definitio
 
 /// Probes the active generation from outside its supervisor: what is said of it is seen, not believed. Why not, when it is
 /// not well; as for its supervisor, that is only so when as many probes in a row have failed as its health check says: one may
-/// be late where clients ask more than it can answer.
+/// be late where clients ask more than it can answer, or meet a worker that is not ready yet. A service that is being started
+/// again has as long for that as for a start.
 ///
 /// # Errors
 /// [`Error::NotRunning`] when nothing of it runs; those of [`Record::read`] and when its bundle cannot be read.
 pub fn probe(folders: &ServiceFolders) -> Result<Result<(), String>, Error> {
-    let not_running = || Error::NotRunning { service: folders.name().to_owned() };
-    let record = Record::read(folders)?.ok_or_else(not_running)?;
-    let process = record.process.filter(Process::is_alive).ok_or_else(not_running)?;
-    let bundle = folders.generation(record.generation);
-    let definition = Definition::of(&container::read_spec(&bundle)?)?;
-    if let Probe::Runs { .. } = definition.health.probe {
+    let began = Instant::now();
+    let mut tried = 0;
+    loop {
+        let record = Record::read(folders)?.ok_or_else(|| not_running(folders))?;
+        let health = definition(folders, &record)?.health;
+        let (retries, patience) = (health.retries, Duration::from_millis(health.start_timeout_ms));
+        let verdict = probe_once(folders, &record, health);
+        tried += 1;
+        let may_become_well = match record.state {
+            State::Running => tried < retries,
+            State::Starting | State::BackingOff => began.elapsed() < patience,
+            State::Stopping | State::Stopped | State::CrashLoop => false,
+        };
+        if matches!(verdict, Ok(Ok(()))) || !may_become_well {
+            return verdict;
+        }
+        std::thread::sleep(AGAIN_AFTER);
+    }
+}
+
+fn probe_once(
+    folders: &ServiceFolders,
+    record: &Record,
+    health: HealthCheck,
+) -> Result<Result<(), String>, Error> {
+    let process = record.process.as_ref().filter(|process| process.is_alive());
+    let process = process.ok_or_else(|| not_running(folders))?;
+    if let Probe::Runs { .. } = health.probe {
         return Ok(Ok(()));
     }
-    let mut prober = Prober::new(definition.health, &bundle, &folders.run, Path::new(&process.cgroup));
+    let bundle = folders.generation(record.generation);
+    let mut prober = Prober::new(health, &bundle, &folders.run, Path::new(&process.cgroup));
     prober.probe_and_wait().map_err(|error| Error::Io { doing: "probe the service", source: error })
+}
+
+fn not_running(folders: &ServiceFolders) -> Error {
+    Error::NotRunning { service: folders.name().to_owned() }
 }
