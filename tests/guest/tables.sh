@@ -21,6 +21,9 @@ check "and says so" grep -q "1 is stopped before 2 starts, since $lacks" said
 check "the other one serves" is "$(column web 2) $(state web)" "2 running"
 before=$(process web)
 busybox kill -9 "$before"
+# Until then its processes may still accept connections, which end with them.
+fallen() { [ "$(process web)" != "$before" ]; }
+check "a crash is seen" until_true 20 fallen
 check "who connects after a crash waits" answers 8080 /
 again() { now=$(process web) && [ -n "$now" ] && [ "$now" != "$before" ]; }
 check "for the same release, started again" until_true 20 again
