@@ -73,8 +73,7 @@ end_services() {
 # past it nothing is in memory. What is in /run on a host is in memory here as well.
 mount_disk() {
     disk=$work/disk
-    truncate -s 4G "$work/disk.img"
-    mkfs.ext4 -q -N 200000 -E lazy_itable_init=0,lazy_journal_init=0 "$work/disk.img"
+    make_disk_image 4G 200000
     mkdir -p "$disk" "$work/run"
     loop=$(losetup --find --show --direct-io=on "$work/disk.img")
     blockdev --setra 256 "$loop"

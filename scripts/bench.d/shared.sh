@@ -20,6 +20,14 @@ make_work() {
     trap 'exit 130' INT TERM HUP
 }
 
+# make_disk_image BYTES FILES: $work/disk.img, an ext4 with a journal and room for so many files, from which nothing was ever
+# removed, with nothing left to be done in the background.
+make_disk_image() {
+    rm -f "$work/disk.img"
+    truncate -s "$1" "$work/disk.img"
+    mkfs.ext4 -q -F -N "$2" -E lazy_itable_init=0,lazy_journal_init=0 "$work/disk.img"
+}
+
 # median FILE: of whole numbers, one a line.
 median() {
     sort -n "$1" | awk '{ value[NR] = $1 }
